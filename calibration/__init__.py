@@ -1,0 +1,1 @@
+"""From measurements to server files: fit the simulator's parameters."""

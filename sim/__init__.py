@@ -1,0 +1,1 @@
+"""A simulated vLLM pool on SimPy that takes the same scheduling decisions as vLLM itself."""

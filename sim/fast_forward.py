@@ -1,0 +1,245 @@
+"""The same scheduler, with runs of decode steps done at once.
+
+Most of a server's steps are alike: every decoding request gets one token. Those requests form the *decode group*. The
+group advances by *rounds*; a request's own counters are brought up to date only when somebody must see them. Per round
+the group costs nothing for each member: blocks are counted by phase (a request needs a new block once in
+``block_size`` rounds), context as a sum, ends in a heap. ``uniform_rounds()`` says how many rounds nothing but the
+group can move, and ``advance()`` takes them at once.
+
+Every decision equals that of ``Scheduler``, which does the rest: admissions always, and whole steps where the budget
+or the blocks do not suffice for all (``tests/sim/test_fast_forward.py`` compares them on random workloads).
+"""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+from .request import Request, Status
+from .vllm_0_32 import Scheduler, SchedulerOptions, Step
+
+
+class FastForwardScheduler(Scheduler):
+    """A ``Scheduler`` whose decoding requests advance together.
+
+    Inside the group a request's ``num_computed_tokens``, ``num_output_tokens`` and ``num_blocks`` lag behind;
+    ``kv_cache``, ``running`` and ``waiting`` never do.
+    """
+
+    def __init__(self, options: SchedulerOptions) -> None:
+        super().__init__(options)
+        self._block_size = options.block_size
+        self.round = 0
+        """Rounds scheduled so far."""
+        self.num_decoding = 0
+        """Requests that the next round will give a token."""
+        self._processed_round = 0
+        self._context_base = 0
+        """Sum over the decoding ones of ``num_computed_tokens - round``, which no round changes."""
+        self._phases = [0] * (2 * options.block_size)
+        """How many decoding requests need a block in the round after a round of that number (modulo ``block_size``);
+        twice over, so that every stretch of up to ``block_size`` rounds is a slice."""
+        self._last_rounds: dict[int, list[Request]] = {}
+        """Whom a round is the last to give a token. Under asynchronous scheduling with a stop token that is one
+        round after the request's last token."""
+        self._finish_rounds: dict[int, list[Request]] = {}
+        """Whose last token a round samples."""
+        self._ends: list[int] = []
+        self._prefilling: list[Request] = []
+        """Those of ``running`` that stay in mid-prefill, in order of admission."""
+
+    # One step.
+
+    def schedule(self) -> Step:
+        """As ``Scheduler.schedule``; the group's tokens are counted in the step but not listed in it."""
+        if self._prefilling or self._blocks_needed(1) > self.kv_cache.num_free:
+            return self._schedule_singly()
+        cap = self._long_prefill_cap()
+        num_decodes = self.num_decoding
+        context_tokens = self.context_tokens + num_decodes
+        self.advance(1, keep=1)
+        step = self.in_flight[-1]
+        step.num_decodes = num_decodes
+        step.context_tokens = context_tokens
+        step.scheduled = {}
+        self._schedule_waiting(step, self.options.max_num_batched_tokens - step.num_decodes, cap)
+        self._after_schedule(step)
+        for request in step.scheduled:
+            if request.is_prefill_chunk:
+                self._prefilling.append(request)
+            else:
+                self._join(request)
+                step.ends_request |= request.group_finish == step.decode_round
+        return step
+
+    def _schedule_singly(self) -> Step:
+        """Leave the whole step to ``Scheduler``: somebody may get nothing, or lose what it has."""
+        self._dissolve()
+        step = super().schedule()
+        self._prefilling = [request for request in self.running if request.is_prefill_chunk]
+        for request in self.running:
+            if not request.is_prefill_chunk:
+                self._join(request)
+        return step
+
+    def update_from_output(self) -> tuple[Sequence[Request], Sequence[Request]]:
+        """As ``Scheduler.update_from_output``."""
+        step = self.in_flight.popleft()
+        first_tokens, finished = self._append_tokens(step) if step.scheduled else _NOBODY
+        if step.decode_round:
+            self._processed_round = step.decode_round
+            members = self._finish_rounds.pop(step.decode_round, None)
+            if members is not None:
+                # In the order of the batch, which is that of admission: blocks are freed in this order.
+                finished = sorted([*members, *finished], key=_admission) if finished or len(members) > 1 else members
+        for request in finished:
+            self._end(request, Status.FINISHED)
+        return first_tokens, finished
+
+    # Runs of rounds.
+
+    def uniform_rounds(self) -> int:
+        """How many of the next steps would do nothing but give each decoding request one token, up to and including
+        the first that is somebody's last; 0 if not even the next one, or if a step in flight may finish somebody."""
+        if not self.num_decoding or self._prefilling or (self.waiting and not self.is_admission_blocked):
+            return 0
+        for step in self.in_flight:
+            if step.decode_round == 0 or step.ends_request or step.decode_round in self._finish_rounds:
+                return 0
+        rounds = self._ends[0] - self.round
+        free = self.kv_cache.num_free
+        block_size = self._block_size
+        if (rounds // block_size + 1) * self.num_decoding > free and self._blocks_needed(rounds) > free:
+            rounds = free // self.num_decoding * block_size
+            while self._blocks_needed(rounds + 1) <= free:
+                rounds += 1
+        return rounds
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens computed by the decoding requests."""
+        return self._context_base + self.num_decoding * self.round
+
+    def free_blocks_after(self, rounds: int) -> int:
+        """Free blocks after so many more uniform rounds."""
+        return self.kv_cache.num_free - self._blocks_needed(rounds)
+
+    def advance(self, rounds: int, keep: int) -> None:
+        """Schedule that many rounds at once, at most ``uniform_rounds()``; the last ``keep`` join the steps in flight,
+        the output of the others is in."""
+        blocks = self._blocks_needed(rounds)
+        if blocks:
+            self.kv_cache.take(blocks)
+        in_flight = self.in_flight
+        last = self.round = self.round + rounds
+        for decode_round in range(last - keep + 1, last + 1):
+            step = Step()
+            step.decode_round = decode_round
+            in_flight.append(step)
+        processed = last - len(in_flight)
+        if processed > self._processed_round:
+            self._processed_round = processed
+        if self._ends and self._ends[0] == last:
+            heappop(self._ends)
+            for request in self._last_rounds.pop(last):
+                self._leave(request)
+
+    def _blocks_needed(self, rounds: int) -> int:
+        """Blocks that the next ``rounds`` rounds take."""
+        block_size = self._block_size
+        start = self.round % block_size
+        if rounds == 1:
+            return self._phases[start]
+        return rounds // block_size * self.num_decoding + sum(self._phases[start : start + rounds % block_size])
+
+    def _count_phase(self, request: Request, change: int) -> None:
+        block_size = self._block_size
+        phase = (request.group_join - request.num_computed_tokens) % block_size
+        self._phases[phase] += change
+        self._phases[phase + block_size] += change
+
+    # The group.
+
+    def _join(self, request: Request) -> None:
+        """Take in a request whose prompt is computed, unless all its tokens have been scheduled."""
+        now = self.round
+        finish = last = now + request.final_tokens - 1 - request.num_computed_tokens
+        if self._is_async and request.final_tokens < self._length_limit(request):
+            last += 1
+        request.group_finish, request.group_last = finish, last
+        if last <= now:
+            return
+        request.group_join = now
+        if finish > now:
+            self._finish_rounds.setdefault(finish, []).append(request)
+        leaving = self._last_rounds.get(last)
+        if leaving is None:
+            self._last_rounds[last] = [request]
+            heappush(self._ends, last)
+        else:
+            leaving.append(request)
+        self.num_decoding += 1
+        self._context_base += request.num_computed_tokens - now
+        self._count_phase(request, 1)
+
+    def _length_limit(self, request: Request) -> int:
+        """Tokens at which it stops by length, which a scheduler foresees; a stop token it does not."""
+        return min(request.prompt_tokens + request.max_tokens, self.options.max_model_len)
+
+    def _leave(self, request: Request) -> None:
+        """No further round gives it a token. It stays in ``running`` until its last one is sampled."""
+        self.num_decoding -= 1
+        self._context_base -= request.num_computed_tokens - request.group_join
+        self._count_phase(request, -1)
+
+    def _settle(self, request: Request) -> None:
+        """Bring a member's own counters up to date; it is a member no longer."""
+        join, last = request.group_join, request.group_last
+        scheduled = min(self.round, last) - join
+        sampled = max(0, min(self._processed_round, last) - join)
+        request.group_join = -1
+        request.num_computed_tokens += scheduled
+        request.num_in_flight_tokens += scheduled - sampled
+        request.num_output_tokens += max(0, min(self._processed_round, request.group_finish) - join)
+        if self._is_async:
+            request.num_output_placeholders += scheduled - sampled
+        request.num_blocks = -(-request.num_computed_tokens // self._block_size)
+        if self._has_prefix_caching:
+            # Once a step's output is in, the tokens both known and computed, hence hashed, are all but the last.
+            self._cache_blocks(request, request.num_tokens - 1)
+
+    def _dissolve(self) -> None:
+        """Settle every member and list its tokens in the steps in flight: ``Scheduler`` can take over."""
+        members = [request for request in self.running if request.group_join >= 0]
+        for step in self.in_flight:
+            tokens = {r: 1 for r in members if r.group_join < step.decode_round <= r.group_last}
+            step.scheduled = tokens | step.scheduled
+            step.decode_round = 0
+        for request in members:
+            self._settle(request)
+        self.num_decoding = self._context_base = 0
+        self._phases = [0] * len(self._phases)
+        self._last_rounds.clear()
+        self._finish_rounds.clear()
+        self._ends.clear()
+
+    def _end(self, request: Request, status: Status) -> None:
+        if request.group_join >= 0:
+            if request.group_last > self.round:
+                self._leave(request)
+                self._last_rounds[request.group_last].remove(request)
+            if request.group_finish > max(request.group_join, self._processed_round):
+                self._finish_rounds[request.group_finish].remove(request)
+            is_in_newest_step = request.group_join < self.round <= request.group_last
+            self._settle(request)
+            if self._has_prefix_caching and status is Status.ABORTED and is_in_newest_step:
+                # Aborts come before the output of the step in flight, which computes the last known token.
+                self._cache_blocks(request, request.num_tokens)
+        elif request.is_prefill_chunk and request.status is Status.RUNNING:
+            self._prefilling.remove(request)
+        super()._end(request, status)
+
+
+_NOBODY: tuple[Sequence[Request], Sequence[Request]] = ((), ())
+
+
+def _admission(request: Request) -> int:
+    return request.admission

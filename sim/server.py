@@ -1,0 +1,366 @@
+"""One simulated vLLM server: an engine loop on the SimPy clock around a scheduler.
+
+The loop is that of ``vllm/v1/engine/core.py`` (0.32.0): ``step`` with one batch in flight, and for asynchronous
+scheduling ``step_with_batch_queue`` with two. It wakes when the oldest batch in flight ends, handles aborts, then that
+batch's output, then takes in new requests and schedules.
+
+With fast-forward a run of decode steps is one SimPy event. A request or an abort that comes in the middle cuts the run
+at the end of the step that is then running, where the step-by-step loop would notice it too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from math import sqrt
+
+import simpy
+
+from .clock import Environment
+from .fast_forward import FastForwardScheduler
+from .request import Request
+from .step_time import StepTicks, StepTime
+from .vllm_0_32 import Scheduler, SchedulerOptions, Step
+
+FINISHED = "finished"
+
+
+class Failure(StrEnum):
+    """Why a request ended without its last token."""
+
+    ABORTED = "aborted"
+    """The caller gave it up."""
+    QUEUE_FULL = "rejected: max_num_queued_reqs"
+    """vLLM answers 503."""
+    NEVER_FITS = "rejected: too long"
+    """vLLM answers 400, or could not have started with such a small KV cache."""
+    DRAINING = "rejected: server draining"
+    """The server finishes what it has and takes nothing more."""
+    KILLED = "server killed"
+    """The server died with the request in it, or was dead when it came."""
+
+
+class State(Enum):
+    """The life of a server."""
+
+    UP = "up"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+_LIFE = {
+    State.UP: {"drain": State.DRAINING, "kill": State.DEAD},
+    State.DRAINING: {"kill": State.DEAD},
+    State.DEAD: {},
+}
+"""``{state: {event: next state}}``; any other event is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """All that makes a server."""
+
+    name: str
+    model: str
+    scheduler: SchedulerOptions
+    step_time: StepTime
+    max_num_queued_reqs: int | None = None
+    """Unfinished requests beyond which new ones are rejected (``vllm/v1/engine/async_llm.py``, 0.32.0)."""
+
+
+class Server:
+    """A vLLM server on the simulation clock.
+
+    Parameters
+    ----------
+    on_end
+        Called once for each submitted request, at the moment when it ends: ``request.outcome`` is ``"finished"`` or
+        the value of a ``Failure``. A refused request ends within ``submit()``.
+    rank
+        The server's place in its pool: of servers that wake at the same tick, the lowest goes first, after
+        everything else that happens at that tick.
+    fast_forward
+        Off: every step is an event of its own. Same results, slower; kept as the thing to compare with.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        options: ServerOptions,
+        on_end: Callable[[Request], None],
+        *,
+        rank: int = 0,
+        fast_forward: bool = True,
+    ) -> None:
+        self.env = env
+        self.options = options
+        self.state = State.UP
+        self.busy_ticks = 0
+        """Time during which steps ran, those in flight included to their end."""
+        self._on_end = on_end
+        self.wake_priority = simpy.events.EventPriority(simpy.events.NORMAL + 1 + rank)
+        self._step_ticks = StepTicks(options.step_time)
+        self._fast = FastForwardScheduler(options.scheduler) if fast_forward else None
+        self._scheduler: Scheduler = self._fast or Scheduler(options.scheduler)
+        self._depth = 2 if options.scheduler.async_scheduling else 1
+        self._in_flight = self._scheduler.in_flight
+        self._device_free = 0
+        self._inbox: list[Request] = []
+        self._aborting: list[Request] = []
+        self._is_idle = True
+        self._wake: simpy.Event | None = None
+        """The event that ends the oldest step in flight, or the run; one that is not this is out of date."""
+        self._run: _Run | None = None
+
+    # What a caller may do.
+
+    def submit(self, request: Request) -> None:
+        """A request reaches the server; ``request.arrival`` must be now, in ticks."""
+        failure = self._why_not(request)
+        if failure is not None:
+            self._end(request, failure)
+            return
+        self._inbox.append(request)
+        if self._is_idle:
+            self._is_idle = False
+            self._wake = _Wake(self, self.env.now)
+        elif self._run is not None and self._scheduler.may_admit(request):
+            self._cut(self._run)
+
+    def abort(self, request: Request) -> None:
+        """Give up a request; it ends with the step that is running now. One that has ended stays as it is."""
+        if request.outcome is None:
+            self._aborting.append(request)
+            if self._run is not None:
+                self._cut(self._run)
+
+    def drain(self) -> None:
+        """Take nothing more; what is here runs to its end."""
+        self._go("drain")
+
+    def kill(self) -> None:
+        """Die: every request here fails now."""
+        self._go("kill")
+        if self._run is not None:
+            self._cut(self._run)
+            self._land(self._run)
+        self._wake = None
+        self._in_flight.clear()
+        self._aborting.clear()
+        inbox, self._inbox = self._inbox, []
+        served = [*self._scheduler.running, *self._scheduler.waiting.requests()]
+        for request in served:
+            self._scheduler.abort(request)
+        for request in sorted(served + inbox, key=lambda r: (r.arrival, r.request_id)):
+            self._end(request, Failure.KILLED)
+
+    # What /metrics shows.
+
+    @property
+    def num_requests_running(self) -> int:
+        """As vLLM's gauge."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_requests_waiting(self) -> int:
+        """As vLLM's gauge, with those that the engine has not yet taken in."""
+        return len(self._scheduler.waiting) + len(self._inbox)
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """As vLLM's gauge ``kv_cache_usage_perc``: 0 to 1."""
+        kv_cache = self._scheduler.kv_cache
+        free = kv_cache.num_free
+        if self._run is not None and self._fast is not None:
+            free = self._fast.free_blocks_after(self._run.rounds_by(self.env.now))
+        return 1.0 - free / (kv_cache.num_blocks - 1)
+
+    # The engine loop.
+
+    def on_wake(self, event: simpy.Event) -> None:
+        """The oldest step in flight has ended, or the first request has come to an idle server."""
+        if event is not self._wake:
+            return
+        self._wake = None
+        if self._run is not None:
+            self._land(self._run)
+        for request in self._aborting:
+            self._abort(request)
+        self._aborting.clear()
+        if self._in_flight:
+            self._process()
+        self._turn()
+
+    def _turn(self) -> None:
+        """Take in what has come, then schedule until as many steps are in flight as there may be."""
+        scheduler, in_flight, now = self._scheduler, self._in_flight, self.env.now
+        while True:
+            for request in self._inbox:
+                scheduler.add_request(request)
+            self._inbox.clear()
+            if scheduler.has_unfinished_requests():
+                if self._start_run(now):
+                    return
+                step = scheduler.schedule()
+                self._launch(step, now)
+                if len(in_flight) < self._depth and (step.num_tokens or scheduler.has_unfinished_requests()):
+                    continue
+            if not in_flight:
+                self._is_idle = True
+                return
+            if in_flight[0].end > now:
+                if not self._start_run(now):
+                    self._wake = _Wake(self, in_flight[0].end)
+                return
+            self._process()
+
+    def _launch(self, step: Step, now: int) -> None:
+        step.end = now
+        if step.num_tokens:
+            duration = self._step_ticks.step(step)
+            step.end = self._device_free = max(now, self._device_free) + duration
+            self.busy_ticks += duration
+            for request in step.scheduled:
+                if request.scheduled_at is None:
+                    request.scheduled_at = now
+        elif not step.preempted and not any(other.end > now for other in self._in_flight):
+            raise RuntimeError(f"{self.options.name}: requests, but nothing to schedule at tick {now}")
+
+    def _process(self) -> None:
+        """The oldest step in flight has ended."""
+        end = self._in_flight[0].end
+        first_tokens, finished = self._scheduler.update_from_output()
+        for request in first_tokens:
+            request.first_token_at = end
+        for request in finished:
+            self._end(request, FINISHED)
+
+    def _why_not(self, request: Request) -> Failure | None:
+        if self.state is State.DRAINING:
+            return Failure.DRAINING
+        if self.state is State.DEAD:
+            return Failure.KILLED
+        if self._scheduler.why_never(request) is not None:
+            return Failure.NEVER_FITS
+        limit = self.options.max_num_queued_reqs
+        if limit is not None and self.num_requests_running + self.num_requests_waiting >= limit:
+            return Failure.QUEUE_FULL
+        return None
+
+    def _abort(self, request: Request) -> None:
+        if request.outcome is None:
+            if request in self._inbox:
+                self._inbox.remove(request)
+            else:
+                self._scheduler.abort(request)
+            self._end(request, Failure.ABORTED)
+
+    def _end(self, request: Request, outcome: str) -> None:
+        request.finished_at = self.env.now
+        request.outcome = outcome
+        self._on_end(request)
+
+    def _go(self, event: str) -> None:
+        following = _LIFE[self.state].get(event)
+        if following is None:
+            raise ValueError(f"server {self.options.name} is {self.state.value}: cannot {event} it")
+        self.state = following
+
+    # Fast-forward.
+
+    def _start_run(self, now: int) -> bool:
+        """Begin a run of uniform rounds, if the steps in flight and the next round allow it."""
+        fast, in_flight = self._fast, self._in_flight
+        if fast is None or len(in_flight) < self._depth - 1:
+            return False
+        rounds = fast.uniform_rounds()
+        if rounds == 0:
+            return False
+        first, growth = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
+        run = _Run([step.end for step in in_flight], now, first, growth, rounds, self._depth)
+        self._run = run
+        self._wake = _Wake(self, run.wake())
+        return True
+
+    def _cut(self, run: "_Run") -> None:
+        """End the run with the step that is running now."""
+        rounds = run.rounds_by(self.env.now)
+        if rounds < run.rounds:
+            run.rounds = rounds
+            self._wake = _Wake(self, run.wake())
+
+    def _land(self, run: "_Run") -> None:
+        """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""
+        assert self._fast is not None
+        self._run = None
+        rounds, in_flight = run.rounds, self._in_flight
+        for _ in range(min(rounds - run.missing, len(in_flight))):
+            self._process()
+        if rounds:
+            self._fast.advance(rounds, keep=self._depth - len(in_flight))
+            end = self._device_free = in_flight[-1].end = run.round_end(rounds)
+            self.busy_ticks += end - run.origin
+            if rounds > 1 and self._depth > 1:
+                in_flight[-2].end = run.round_end(rounds - 1)
+
+
+class _Run:
+    """``rounds`` uniform steps after those that were in flight when the run began.
+
+    Parameters
+    ----------
+    ends
+        When the steps in flight end.
+    now
+        When the run began.
+    first, growth
+        Duration of the first round, and what each further one takes longer than the one before.
+    depth
+        How many steps may be in flight.
+    """
+
+    __slots__ = ("_ends", "_first", "_growth", "_lag", "missing", "origin", "rounds")
+
+    def __init__(self, ends: list[int], now: int, first: int, growth: int, rounds: int, depth: int) -> None:
+        self._ends = ends
+        self._first = first
+        self._growth = growth
+        self._lag = depth - 1
+        self.origin = ends[-1] if ends else now
+        self.missing = depth - len(ends)
+        """Rounds that are scheduled at once; each further one when the oldest step in flight has ended."""
+        self.rounds = rounds
+
+    def wake(self) -> int:
+        """When the engine must look again: all rounds are scheduled, and the oldest step in flight ends."""
+        ended = self.rounds - self._lag
+        return self.round_end(ended) if ended > 0 else self._ends[ended - 1]
+
+    def round_end(self, rounds: int) -> int:
+        """When so many of its rounds have ended."""
+        return self.origin + rounds * self._first + self._growth * (rounds * (rounds - 1) // 2)
+
+    def rounds_by(self, tick: int) -> int:
+        """How many rounds are scheduled just before ``tick``: when they are, the next look is at ``tick`` or later."""
+        elapsed = tick - self.origin
+        if elapsed <= 0:
+            return min(self.rounds, max(self.missing, sum(end < tick for end in self._ends)))
+        # The fewest rounds that last as long as the time elapsed: a float guess, made exact.
+        first, growth = self._first, self._growth
+        b = first - growth / 2
+        ended = int((sqrt(b * b + 2 * growth * elapsed) - b) / growth if growth else elapsed / first)
+        while ended * first + growth * (ended * (ended - 1) // 2) < elapsed:
+            ended += 1
+        while ended > 1 and (ended - 1) * first + growth * ((ended - 1) * (ended - 2) // 2) >= elapsed:
+            ended -= 1
+        return min(self.rounds, ended + self._lag)
+
+
+class _Wake(simpy.Event):
+    """As ``simpy.Timeout``, for an absolute tick and after everything else that happens then."""
+
+    def __init__(self, server: Server, tick: int) -> None:
+        env = self.env = server.env
+        self.callbacks = [server.on_wake]
+        self._ok = True
+        self._value = None
+        env.schedule(self, server.wake_priority, tick - env.now)

@@ -1,0 +1,45 @@
+"""The data layer: what was asked, what was decided, what happened."""
+
+from .arrivals import RATES_PER_MIN, Arrivals, Client, Clients, Gamma, Microburst, Poisson, Sustained
+from .lengths import Constant, Empirical, Length, LogNormal, Uniform
+from .mistakes import ConfigError, Mistakes, TraceError
+from .readers import MOONCAKE_BLOCK_TOKENS, Format, read_requests
+from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
+from .servegen import read_servegen
+from .toml_file import Section, load_toml
+from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
+
+__all__ = [
+    "CALLS",
+    "MOONCAKE_BLOCK_TOKENS",
+    "RATES_PER_MIN",
+    "REQUESTS",
+    "SAMPLES",
+    "WORKFLOWS",
+    "Arrivals",
+    "Budgets",
+    "Client",
+    "Clients",
+    "ConfigError",
+    "Constant",
+    "Empirical",
+    "Format",
+    "Gamma",
+    "Length",
+    "LogNormal",
+    "Microburst",
+    "Mistakes",
+    "Poisson",
+    "Section",
+    "Sustained",
+    "SyntheticWorkload",
+    "TraceError",
+    "TraceWorkload",
+    "Uniform",
+    "Workload",
+    "build_requests",
+    "load_toml",
+    "read_requests",
+    "read_servegen",
+    "to_table",
+]
