@@ -13,7 +13,7 @@ or the blocks do not suffice for all (``tests/sim/test_fast_forward.py`` compare
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
-from .request import Request, Status
+from .request import ABORTED, FINISHED, RUNNING, Request, Status
 from .vllm_0_32 import Scheduler, SchedulerOptions, Step
 
 
@@ -54,13 +54,13 @@ class FastForwardScheduler(Scheduler):
             return self._schedule_singly()
         cap = self._long_prefill_cap()
         num_decodes = self.num_decoding
-        context_tokens = self.context_tokens + num_decodes
+        context_tokens = self._context_base + num_decodes * (self.round + 1)
         self.advance(1, keep=1)
         step = self.in_flight[-1]
         step.num_decodes = num_decodes
         step.context_tokens = context_tokens
         step.scheduled = {}
-        self._schedule_waiting(step, self.options.max_num_batched_tokens - step.num_decodes, cap)
+        self._schedule_waiting(step, self.options.max_num_batched_tokens - num_decodes, cap)
         self._after_schedule(step)
         for request in step.scheduled:
             if request.is_prefill_chunk:
@@ -91,7 +91,7 @@ class FastForwardScheduler(Scheduler):
                 # In the order of the batch, which is that of admission: blocks are freed in this order.
                 finished = sorted([*members, *finished], key=_admission) if finished or len(members) > 1 else members
         for request in finished:
-            self._end(request, Status.FINISHED)
+            self._end(request, FINISHED)
         return first_tokens, finished
 
     # Runs of rounds.
@@ -123,17 +123,20 @@ class FastForwardScheduler(Scheduler):
         return self.kv_cache.num_free - self._blocks_needed(rounds)
 
     def advance(self, rounds: int, keep: int) -> None:
-        """Schedule that many rounds at once, at most ``uniform_rounds()``; the last ``keep`` join the steps in flight,
-        the output of the others is in."""
+        """Schedule that many rounds at once, at most ``uniform_rounds()``; the last ``keep`` (1 or 2) join the steps in
+        flight, the output of the others is in."""
         blocks = self._blocks_needed(rounds)
         if blocks:
             self.kv_cache.take(blocks)
         in_flight = self.in_flight
         last = self.round = self.round + rounds
-        for decode_round in range(last - keep + 1, last + 1):
+        if keep > 1:
             step = Step()
-            step.decode_round = decode_round
+            step.decode_round = last - 1
             in_flight.append(step)
+        step = Step()
+        step.decode_round = last
+        in_flight.append(step)
         processed = last - len(in_flight)
         if processed > self._processed_round:
             self._processed_round = processed
@@ -149,12 +152,6 @@ class FastForwardScheduler(Scheduler):
         if rounds == 1:
             return self._phases[start]
         return rounds // block_size * self.num_decoding + sum(self._phases[start : start + rounds % block_size])
-
-    def _count_phase(self, request: Request, change: int) -> None:
-        block_size = self._block_size
-        phase = (request.group_join - request.num_computed_tokens) % block_size
-        self._phases[phase] += change
-        self._phases[phase + block_size] += change
 
     # The group.
 
@@ -177,8 +174,11 @@ class FastForwardScheduler(Scheduler):
         else:
             leaving.append(request)
         self.num_decoding += 1
-        self._context_base += request.num_computed_tokens - now
-        self._count_phase(request, 1)
+        base = request.num_computed_tokens - now
+        self._context_base += base
+        phase = -base % self._block_size
+        self._phases[phase] += 1
+        self._phases[phase + self._block_size] += 1
 
     def _length_limit(self, request: Request) -> int:
         """Tokens at which it stops by length, which a scheduler foresees; a stop token it does not."""
@@ -187,18 +187,24 @@ class FastForwardScheduler(Scheduler):
     def _leave(self, request: Request) -> None:
         """No further round gives it a token. It stays in ``running`` until its last one is sampled."""
         self.num_decoding -= 1
-        self._context_base -= request.num_computed_tokens - request.group_join
-        self._count_phase(request, -1)
+        base = request.num_computed_tokens - request.group_join
+        self._context_base -= base
+        phase = -base % self._block_size
+        self._phases[phase] -= 1
+        self._phases[phase + self._block_size] -= 1
 
     def _settle(self, request: Request) -> None:
         """Bring a member's own counters up to date; it is a member no longer."""
         join, last = request.group_join, request.group_last
-        scheduled = min(self.round, last) - join
-        sampled = max(0, min(self._processed_round, last) - join)
+        scheduled = (self.round if self.round < last else last) - join
+        sampled = (self._processed_round if self._processed_round < last else last) - join
+        if sampled < 0:
+            sampled = 0
         request.group_join = -1
         request.num_computed_tokens += scheduled
         request.num_in_flight_tokens += scheduled - sampled
-        request.num_output_tokens += max(0, min(self._processed_round, request.group_finish) - join)
+        # The round after its last token samples one more under asynchronous scheduling, which nobody gets.
+        request.num_output_tokens += sampled if join + sampled <= request.group_finish else request.group_finish - join
         if self._is_async:
             request.num_output_placeholders += scheduled - sampled
         request.num_blocks = -(-request.num_computed_tokens // self._block_size)
@@ -226,16 +232,22 @@ class FastForwardScheduler(Scheduler):
             if request.group_last > self.round:
                 self._leave(request)
                 self._last_rounds[request.group_last].remove(request)
-            if request.group_finish > max(request.group_join, self._processed_round):
-                self._finish_rounds[request.group_finish].remove(request)
-            is_in_newest_step = request.group_join < self.round <= request.group_last
-            self._settle(request)
-            if self._has_prefix_caching and status is Status.ABORTED and is_in_newest_step:
-                # Aborts come before the output of the step in flight, which computes the last known token.
-                self._cache_blocks(request, request.num_tokens)
-        elif request.is_prefill_chunk and request.status is Status.RUNNING:
+            if status is ABORTED:
+                self._settle_aborted(request)
+            else:
+                self._settle(request)
+        elif request.is_prefill_chunk and request.status is RUNNING:
             self._prefilling.remove(request)
         super()._end(request, status)
+
+    def _settle_aborted(self, request: Request) -> None:
+        is_in_newest_step = request.group_join < self.round <= request.group_last
+        if request.group_finish > max(request.group_join, self._processed_round):
+            self._finish_rounds[request.group_finish].remove(request)
+        self._settle(request)
+        if self._has_prefix_caching and is_in_newest_step:
+            # Aborts come before the output of the step in flight, which computes the last known token.
+            self._cache_blocks(request, request.num_tokens)
 
 
 _NOBODY: tuple[Sequence[Request], Sequence[Request]] = ((), ())

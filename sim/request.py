@@ -20,6 +20,10 @@ class Status(Enum):
     ABORTED = "aborted"
 
 
+# Bound once: reading a member off its Enum costs as much as a method call, and the scheduler does it all the time.
+WAITING, RUNNING, PREEMPTED, FINISHED, ABORTED = Status
+
+
 class Request:
     """What was asked (set by the caller) and how far it has come (set by the scheduler and the server).
 
@@ -99,7 +103,7 @@ class Request:
         self.payload = payload
         """Whatever the caller wants back with the finished request; never read here."""
 
-        self.status = Status.WAITING
+        self.status = WAITING
         self.num_computed_tokens = 0
         self.num_output_tokens = 0
         self.num_output_placeholders = 0
@@ -127,8 +131,8 @@ class Request:
 
         # Rounds of the fast-forwarding scheduler's decode group; group_join < 0: not a member.
         self.group_join = -1
-        self.group_finish = -1
-        self.group_last = -1
+        self.group_finish = 0
+        self.group_last = 0
 
     def __repr__(self) -> str:
         return f"<Request {self.request_id} {self.status.value} {self.prompt_tokens}+{self.num_output_tokens}>"

@@ -47,6 +47,7 @@ class State(Enum):
     DEAD = "dead"
 
 
+_UP = State.UP
 _LIFE = {
     State.UP: {"drain": State.DRAINING, "kill": State.DEAD},
     State.DRAINING: {"kill": State.DEAD},
@@ -105,6 +106,7 @@ class Server:
         self._in_flight = self._scheduler.in_flight
         self._device_free = 0
         self._inbox: list[Request] = []
+        self._last_arrival = -1
         self._aborting: list[Request] = []
         self._is_idle = True
         self._wake: simpy.Event | None = None
@@ -114,7 +116,13 @@ class Server:
     # What a caller may do.
 
     def submit(self, request: Request) -> None:
-        """A request reaches the server; ``request.arrival`` must be now, in ticks."""
+        """A request reaches the server now.
+
+        Sets ``request.arrival``: the tick, or the one after the last arrival's. No two requests reach a real server
+        at the same instant, and with equal priority and arrival two of them can preempt each other for ever.
+        """
+        now = self.env.now
+        request.arrival = self._last_arrival = now if now > self._last_arrival else self._last_arrival + 1
         failure = self._why_not(request)
         if failure is not None:
             self._end(request, failure)
@@ -122,7 +130,7 @@ class Server:
         self._inbox.append(request)
         if self._is_idle:
             self._is_idle = False
-            self._wake = _Wake(self, self.env.now)
+            self._wake = _Wake(self, now, now)
         elif self._run is not None and self._scheduler.may_admit(request):
             self._cut(self._run)
 
@@ -183,9 +191,10 @@ class Server:
         self._wake = None
         if self._run is not None:
             self._land(self._run)
-        for request in self._aborting:
-            self._abort(request)
-        self._aborting.clear()
+        if self._aborting:
+            for request in self._aborting:
+                self._abort(request)
+            self._aborting.clear()
         if self._in_flight:
             self._process()
         self._turn()
@@ -194,12 +203,13 @@ class Server:
         """Take in what has come, then schedule until as many steps are in flight as there may be."""
         scheduler, in_flight, now = self._scheduler, self._in_flight, self.env.now
         while True:
-            for request in self._inbox:
-                scheduler.add_request(request)
-            self._inbox.clear()
+            if self._inbox:
+                for request in self._inbox:
+                    scheduler.add_request(request)
+                self._inbox.clear()
+            elif self._start_run(now):
+                return
             if scheduler.has_unfinished_requests():
-                if self._start_run(now):
-                    return
                 step = scheduler.schedule()
                 self._launch(step, now)
                 if len(in_flight) < self._depth and (step.num_tokens or scheduler.has_unfinished_requests()):
@@ -209,7 +219,7 @@ class Server:
                 return
             if in_flight[0].end > now:
                 if not self._start_run(now):
-                    self._wake = _Wake(self, in_flight[0].end)
+                    self._wake = _Wake(self, in_flight[0].end, now)
                 return
             self._process()
 
@@ -217,7 +227,8 @@ class Server:
         step.end = now
         if step.num_tokens:
             duration = self._step_ticks.step(step)
-            step.end = self._device_free = max(now, self._device_free) + duration
+            start = now if now > self._device_free else self._device_free
+            step.end = self._device_free = start + duration
             self.busy_ticks += duration
             for request in step.scheduled:
                 if request.scheduled_at is None:
@@ -232,13 +243,13 @@ class Server:
         for request in first_tokens:
             request.first_token_at = end
         for request in finished:
-            self._end(request, FINISHED)
+            request.finished_at = end
+            request.outcome = FINISHED
+            self._on_end(request)
 
     def _why_not(self, request: Request) -> Failure | None:
-        if self.state is State.DRAINING:
-            return Failure.DRAINING
-        if self.state is State.DEAD:
-            return Failure.KILLED
+        if self.state is not _UP:
+            return Failure.DRAINING if self.state is State.DRAINING else Failure.KILLED
         if self._scheduler.why_never(request) is not None:
             return Failure.NEVER_FITS
         limit = self.options.max_num_queued_reqs
@@ -276,25 +287,28 @@ class Server:
         if rounds == 0:
             return False
         first, growth = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
-        run = _Run([step.end for step in in_flight], now, first, growth, rounds, self._depth)
-        self._run = run
-        self._wake = _Wake(self, run.wake())
+        origin = in_flight[-1].end if in_flight else now
+        oldest_end = in_flight[0].end if in_flight else now
+        self._run = run = _Run(oldest_end, origin, first, growth, self._depth - len(in_flight), self._depth - 1)
+        self._wake = _Wake(self, run.stop_after(rounds), now)
         return True
 
     def _cut(self, run: "_Run") -> None:
         """End the run with the step that is running now."""
-        rounds = run.rounds_by(self.env.now)
+        now = self.env.now
+        rounds = run.rounds_by(now)
         if rounds < run.rounds:
-            run.rounds = rounds
-            self._wake = _Wake(self, run.wake())
+            self._wake = _Wake(self, run.stop_after(rounds), now)
 
     def _land(self, run: "_Run") -> None:
         """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""
         assert self._fast is not None
         self._run = None
         rounds, in_flight = run.rounds, self._in_flight
-        for _ in range(min(rounds - run.missing, len(in_flight))):
+        ended = rounds - run.missing
+        while ended > 0 and in_flight:
             self._process()
+            ended -= 1
         if rounds:
             self._fast.advance(rounds, keep=self._depth - len(in_flight))
             end = self._device_free = in_flight[-1].end = run.round_end(rounds)
@@ -304,36 +318,41 @@ class Server:
 
 
 class _Run:
-    """``rounds`` uniform steps after those that were in flight when the run began.
+    """A number of uniform steps after those that were in flight when the run began.
 
     Parameters
     ----------
-    ends
-        When the steps in flight end.
-    now
-        When the run began.
+    oldest_end
+        When the oldest step in flight ends.
+    origin
+        When the run's first round starts: the youngest step in flight ends.
     first, growth
         Duration of the first round, and what each further one takes longer than the one before.
-    depth
-        How many steps may be in flight.
+    missing
+        Rounds that are scheduled at once; each further one when the oldest step in flight has ended.
+    lag
+        Steps in flight beside the oldest.
     """
 
-    __slots__ = ("_ends", "_first", "_growth", "_lag", "missing", "origin", "rounds")
+    __slots__ = ("_first", "_growth", "_lag", "_oldest_end", "missing", "origin", "rounds")
 
-    def __init__(self, ends: list[int], now: int, first: int, growth: int, rounds: int, depth: int) -> None:
-        self._ends = ends
+    def __init__(self, oldest_end: int, origin: int, first: int, growth: int, missing: int, lag: int) -> None:
+        self._oldest_end = oldest_end
+        self.origin = origin
         self._first = first
         self._growth = growth
-        self._lag = depth - 1
-        self.origin = ends[-1] if ends else now
-        self.missing = depth - len(ends)
-        """Rounds that are scheduled at once; each further one when the oldest step in flight has ended."""
-        self.rounds = rounds
+        self.missing = missing
+        self._lag = lag
+        self.rounds = 0
 
-    def wake(self) -> int:
-        """When the engine must look again: all rounds are scheduled, and the oldest step in flight ends."""
-        ended = self.rounds - self._lag
-        return self.round_end(ended) if ended > 0 else self._ends[ended - 1]
+    def stop_after(self, rounds: int) -> int:
+        """Let the run have so many rounds. Returns when the engine must look again: all of them are scheduled, and
+        the oldest step in flight ends."""
+        self.rounds = rounds
+        ended = rounds - self._lag
+        if ended > 0:
+            return self.origin + ended * self._first + self._growth * (ended * (ended - 1) // 2)
+        return self.origin if ended == 0 else self._oldest_end
 
     def round_end(self, rounds: int) -> int:
         """When so many of its rounds have ended."""
@@ -343,24 +362,26 @@ class _Run:
         """How many rounds are scheduled just before ``tick``: when they are, the next look is at ``tick`` or later."""
         elapsed = tick - self.origin
         if elapsed <= 0:
-            return min(self.rounds, max(self.missing, sum(end < tick for end in self._ends)))
+            rounds = self._lag if tick > self._oldest_end else 0
+            return rounds if rounds > self.missing else self.missing
         # The fewest rounds that last as long as the time elapsed: a float guess, made exact.
         first, growth = self._first, self._growth
         b = first - growth / 2
-        ended = int((sqrt(b * b + 2 * growth * elapsed) - b) / growth if growth else elapsed / first)
+        ended = 1 + int((sqrt(b * b + 2 * growth * elapsed) - b) / growth if growth else elapsed / first)
         while ended * first + growth * (ended * (ended - 1) // 2) < elapsed:
             ended += 1
         while ended > 1 and (ended - 1) * first + growth * ((ended - 1) * (ended - 2) // 2) >= elapsed:
             ended -= 1
-        return min(self.rounds, ended + self._lag)
+        rounds = ended + self._lag
+        return rounds if rounds < self.rounds else self.rounds
 
 
 class _Wake(simpy.Event):
     """As ``simpy.Timeout``, for an absolute tick and after everything else that happens then."""
 
-    def __init__(self, server: Server, tick: int) -> None:
+    def __init__(self, server: Server, tick: int, now: int) -> None:
         env = self.env = server.env
         self.callbacks = [server.on_wake]
         self._ok = True
         self._value = None
-        env.schedule(self, server.wake_priority, tick - env.now)
+        env.schedule(self, server.wake_priority, tick - now)

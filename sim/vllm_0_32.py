@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from .kv_cache import Block, KVCache
-from .request import Request, Status
+from .request import ABORTED, FINISHED, PREEMPTED, RUNNING, WAITING, Request, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,10 @@ class Scheduler:
         _validate_prompt_len``), and does not start with a KV cache smaller than one sequence of ``max_model_len``.
         """
         options = self.options
-        final = request.prompt_tokens + min(request.output_tokens, request.max_tokens)
+        outputs = request.output_tokens
+        if outputs > request.max_tokens:
+            outputs = request.max_tokens
+        final = request.prompt_tokens + outputs
         if final > options.max_model_len:  # vllm/v1/core/sched/utils.py: check_stop
             final = options.max_model_len
             if request.prompt_tokens >= final:
@@ -180,7 +183,7 @@ class Scheduler:
 
     def abort(self, request: Request) -> None:
         """Take an unfinished request out and free its blocks (S:2649); its tokens in flight will be ignored."""
-        self._end(request, Status.ABORTED)
+        self._end(request, ABORTED)
 
     # One step.
 
@@ -203,14 +206,13 @@ class Scheduler:
         """
         first_tokens, finished = self._append_tokens(self.in_flight.popleft())
         for request in finished:
-            self._end(request, Status.FINISHED)
+            self._end(request, FINISHED)
         return first_tokens, finished
 
     def _long_prefill_cap(self) -> int:
         """The cap is off for a request that is alone (S:640)."""
-        if len(self.running) + len(self.waiting) > 1:
-            return self.options.long_prefill_token_threshold
-        return 0
+        cap = self.options.long_prefill_token_threshold
+        return cap if cap and len(self.running) + len(self.waiting) > 1 else 0
 
     def _schedule_running(self, step: Step, cap: int) -> int:
         """First those that run, in order of admission (S:658); returns the tokens left in the budget."""
@@ -261,7 +263,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Back to the queue with nothing computed; sampled tokens are kept (S:1571)."""
         self._free(request)
-        request.status = Status.PREEMPTED
+        request.status = PREEMPTED
         request.num_computed_tokens = 0
         request.num_stale_output_tokens = request.num_in_flight_tokens
         request.num_output_placeholders = 0
@@ -304,9 +306,9 @@ class Scheduler:
         self.is_admission_blocked = is_blocked and not aside
 
     def _admit(self, request: Request, computed: int) -> None:
-        if request.status is Status.WAITING:
+        if request.status is WAITING:
             request.num_cached_tokens = computed
-        request.status = Status.RUNNING
+        request.status = RUNNING
         request.num_computed_tokens = computed
         request.admission = self._num_admissions
         self._num_admissions += 1
@@ -348,7 +350,7 @@ class Scheduler:
                 # A stale token is delivered, but its placeholder went with the preemption.
                 if not is_stale:
                     request.num_output_placeholders -= 1
-                if self._has_prefix_caching and request.status is Status.RUNNING:
+                if self._has_prefix_caching and request.status is RUNNING:
                     self._cache_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
             if request.num_output_tokens == 1:
                 first_tokens.append(request)
@@ -357,7 +359,7 @@ class Scheduler:
         return first_tokens, finished
 
     def _end(self, request: Request, status: Status) -> None:
-        if request.status is Status.RUNNING:
+        if request.status is RUNNING:
             self.running.remove(request)
         else:
             self.waiting.drop(request)
@@ -423,4 +425,4 @@ class Scheduler:
         self.is_admission_blocked = False
 
 
-_ENDED = (Status.FINISHED, Status.ABORTED)
+_ENDED = (FINISHED, ABORTED)

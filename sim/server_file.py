@@ -1,0 +1,183 @@
+"""Server and pool files (TOML): what a simulated server is made of, under vLLM's own option names."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from inframind.traces import ConfigError, Section, load_toml
+
+from .server import ServerOptions
+from .step_time import StepTime
+from .vllm_0_32 import SchedulerOptions
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class SchedulerSection(Section):
+    """vLLM's scheduler and cache options; the defaults are vLLM 0.32's for an OpenAI server."""
+
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    """``--scheduling-policy``."""
+    max_num_seqs: Count = 1024
+    """Requests that may run at a time."""
+    max_num_batched_tokens: Count = 8192
+    """Tokens that one step may hold; vLLM: 8192 on a GPU of 70 GiB or more, 2048 on smaller ones."""
+    block_size: Count = 16
+    """Tokens in one KV block."""
+    num_blocks: Annotated[int, Field(ge=2)]
+    """``num_gpu_blocks`` of ``vllm:cache_config_info``; one of them is the null block."""
+    max_model_len: Annotated[int, Field(ge=2)]
+    """Prompt and output tokens that one request may have."""
+    enable_prefix_caching: bool = True
+    """Keep the blocks of ended requests for later ones with the same start."""
+    async_scheduling: bool = True
+    """Schedule a step while the one before it runs."""
+    enable_chunked_prefill: bool = True
+    """Let a prompt take several steps."""
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    """Tokens that one prompt may take in a step when it is not alone; 0: no limit."""
+    scheduler_reserve_full_isl: bool = True
+    """Admit a request only if its whole prompt fits now."""
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the blocks kept free when a request is admitted beside others."""
+
+    @model_validator(mode="after")
+    def _could_start(self) -> Self:
+        """The conditions under which vLLM itself refuses to start."""
+        wrong = []
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            wrong.append(f"max_num_batched_tokens ({self.max_num_batched_tokens}) < max_num_seqs ({self.max_num_seqs})")
+        if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
+            wrong.append(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) < max_model_len ({self.max_model_len}) "
+                "needs enable_chunked_prefill"
+            )
+        usable = (self.num_blocks - 1) * self.block_size
+        if usable < self.max_model_len:
+            wrong.append(
+                f"num_blocks ({self.num_blocks}) hold {usable} tokens, one request may have "
+                f"max_model_len ({self.max_model_len})"
+            )
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+class FittedOn(Section):
+    """Where the numbers of a ``[step_time]`` come from, and how far they reach."""
+
+    source: str
+    """The measurements."""
+    licence: str
+    """Their licence."""
+    num_points: Count
+    """How many there were."""
+    error_p50: Seconds
+    """Median of |fitted - measured| / measured."""
+    error_p95: Seconds
+    """The same error at the 95th percentile."""
+    max_prefill_tokens: Count
+    """Most prompt tokens in a measured step: beyond this, beware."""
+    max_num_decodes: Count
+    """Most decoding requests in a measured step."""
+    max_context_tokens: Count
+    """Most context tokens in a measured step."""
+
+
+class StepTimeSection(Section):
+    """Duration of one engine step; see `inframind.sim.StepTime`."""
+
+    fixed_s: Annotated[float, Field(gt=0)]
+    """Each step."""
+    prefill_token_s: Seconds
+    """Each token of a request with more than one token in the step."""
+    decode_s: Seconds
+    """Each request with one token in the step."""
+    context_token_s: Seconds = 0.0
+    """Each token computed so far by the requests of the step."""
+    prefill_pair_s: Seconds = 0.0
+    """Each (query, key) pair of a prefill chunk's causal attention."""
+    std_error: dict[str, float] = {}
+    """Standard error of each fitted parameter, in its own unit."""
+    fitted_on: FittedOn | None = None
+    """Where the numbers come from."""
+
+
+class ServerSection(Section):
+    """One vLLM server."""
+
+    name: str
+    """Unique in its pool."""
+    model: str
+    """The LLM it serves."""
+    semantics: Literal["vllm-0.32"] = "vllm-0.32"
+    """Whose scheduling decisions are simulated."""
+    max_num_queued_reqs: Count | None = None
+    """Unfinished requests beyond which it answers 503; no limit by default."""
+    scheduler: SchedulerSection
+    """vLLM's options."""
+    step_time: StepTimeSection
+    """How fast it is."""
+
+    def options(self, *, policy: Literal["fcfs", "priority"] | None = None) -> ServerOptions:
+        """As the simulator takes it, with another scheduling policy if asked for."""
+        scheduler = self.scheduler.model_dump()
+        if policy is not None:
+            scheduler["policy"] = policy
+        return ServerOptions(
+            name=self.name,
+            model=self.model,
+            scheduler=SchedulerOptions(**scheduler),
+            step_time=StepTime(**self.step_time.model_dump(exclude={"std_error", "fitted_on"})),
+            max_num_queued_reqs=self.max_num_queued_reqs,
+        )
+
+
+class PoolSection(Section):
+    """A pool file: ``[[servers]]``."""
+
+    servers: Annotated[tuple[ServerSection, ...], Field(min_length=1)]
+    """The servers, in the order in which ties between them are broken."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [server.name for server in self.servers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"server names used more than once: {', '.join(twice)}")
+        return self
+
+
+SHIPPED_POOLS = ("five-models",)
+"""Pools that come with the package, by name."""
+
+
+def load_server(path: str | Path) -> ServerSection:
+    """A server file.
+
+    Raises
+    ------
+    ConfigError
+        With all its mistakes.
+    """
+    return load_toml(path, ServerSection)
+
+
+def load_pool(name: str | Path, base: Path) -> PoolSection:
+    """A shipped pool by its name, or a pool file; a relative path starts at ``base``.
+
+    Raises
+    ------
+    ConfigError
+        With all its mistakes.
+    """
+    if str(name) in SHIPPED_POOLS:
+        with resources.as_file(resources.files("inframind.sim") / "data" / f"{name}.toml") as path:
+            return load_toml(path, PoolSection)
+    path = base / name
+    if not path.exists():
+        raise ConfigError(path, [f"no such pool file; shipped pools: {', '.join(SHIPPED_POOLS)}"])
+    return load_toml(path, PoolSection)
