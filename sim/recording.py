@@ -6,7 +6,11 @@ scheduler answered). ``docs/scheduler.md`` has the schema.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from inframind.traces import Section
 
 from .request import Request
 from .vllm_0_32 import Scheduler, SchedulerOptions, Step
@@ -16,6 +20,53 @@ EOS_SLACK_TOKENS = 400
 
 _OPTION_NAMES = {"prefix_caching": "enable_prefix_caching", "chunked_prefill": "enable_chunked_prefill"}
 _CLOCK_NAMES = ("c0", "c1", "c2")
+
+
+class WorkloadConfig(Section):
+    """The ``config`` of a recording: scheduler options, and the made-up step time of its clock."""
+
+    policy: Literal["fcfs", "priority"]
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    prefix_caching: bool
+    long_prefill_token_threshold: int
+    chunked_prefill: bool
+    async_scheduling: bool
+    scheduler_reserve_full_isl: bool = True
+    watermark: float = 0.0
+    c0: float
+    """Seconds for each step."""
+    c1: float
+    """Seconds for each token."""
+    c2: float
+    """Seconds for each context token."""
+
+
+class WorkloadRequest(Section):
+    """One of the ``requests`` of a recording."""
+
+    id: str
+    uid: int
+    arrival: float
+    prompt_tokens: int
+    output_tokens: int
+    priority: int
+    prefix: tuple[int, int] | None
+    """Group, and how many first tokens the requests of that group share."""
+    stop: Literal["length", "eos"]
+    """By ``max_tokens``, or by a stop token."""
+
+
+class WorkloadFile(Section):
+    """A recording, of which only the question is read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    config: WorkloadConfig
+    requests: tuple[WorkloadRequest, ...]
 
 
 def scheduler_options(config: Mapping[str, Any]) -> SchedulerOptions:

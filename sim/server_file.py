@@ -100,7 +100,7 @@ class StepTimeSection(Section):
     """Each token computed so far by the requests of the step."""
     prefill_pair_s: Seconds = 0.0
     """Each (query, key) pair of a prefill chunk's causal attention."""
-    std_error: dict[str, float] = {}
+    std_error: dict[str, float] = Field(default_factory=dict)
     """Standard error of each fitted parameter, in its own unit."""
     fitted_on: FittedOn | None = None
     """Where the numbers come from."""

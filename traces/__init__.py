@@ -6,7 +6,7 @@ from .mistakes import ConfigError, Mistakes, TraceError
 from .readers import MOONCAKE_BLOCK_TOKENS, Format, read_requests
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
-from .toml_file import Section, load_toml
+from .typed_files import Section, load_json, load_toml
 from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Uniform",
     "Workload",
     "build_requests",
+    "load_json",
     "load_toml",
     "read_requests",
     "read_servegen",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from .lengths import Length
-from .toml_file import Section
+from .typed_files import Section
 
 Floats = NDArray[np.float64]
 PositiveFloat = Annotated[float, Field(gt=0)]

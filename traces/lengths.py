@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from .toml_file import Section
+from .typed_files import Section
 
 Tokens = NDArray[np.int64]
 

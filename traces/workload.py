@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from .arrivals import Arrivals, Clients
 from .lengths import Length, PositiveInt, Tokens, check_weights, weighted_choice
 from .readers import Format, read_requests
-from .toml_file import Section
+from .typed_files import Section
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -95,7 +95,12 @@ class Budgets(Section):
 
 
 def build_requests(
-    workload: TraceWorkload | SyntheticWorkload, budgets: Budgets | None, seed: int, base: Path
+    workload: TraceWorkload | SyntheticWorkload,
+    budgets: Budgets | None,
+    seed: int,
+    base: Path,
+    *,
+    max_model_len: int | None = None,
 ) -> pd.DataFrame:
     """Return the requests of a workload, in order of arrival.
 
@@ -108,6 +113,7 @@ def build_requests(
         budgets: Draws ``budget_s`` for each request that has none; None leaves them without.
         seed: Equal seeds give equal frames.
         base: The folder at which a relative trace path starts.
+        max_model_len: Longer prompts in a trace are mistakes; None: any length.
 
     Returns:
         A frame with index 0..n-1, columns of `schema.REQUESTS` and the other columns of the trace; for a mixture
@@ -119,7 +125,7 @@ def build_requests(
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
     arrival_rng, prompt_rng, output_rng, budget_rng = streams
     if isinstance(workload, TraceWorkload):
-        frame = read_requests(base / workload.path, fmt=workload.format)
+        frame = read_requests(base / workload.path, fmt=workload.format, max_model_len=max_model_len)
         frame = frame.head(workload.num) if workload.num else frame
         frame = frame.assign(arrival_s=frame["arrival_s"] / workload.rate_scale)
     else:

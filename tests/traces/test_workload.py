@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from inframind.traces.arrivals import Client, Clients, Poisson
 from inframind.traces.lengths import Constant, LogNormal
 from inframind.traces.mistakes import ConfigError, TraceError
-from inframind.traces.toml_file import Section, load_toml
+from inframind.traces.typed_files import Section, load_toml
 from inframind.traces.workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
 
 TRACE = "arrival_s,prompt_tokens,output_tokens,budget_s\n2,10,1,5\n4,20,2,\n8,30,3,7\n"

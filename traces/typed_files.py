@@ -1,12 +1,14 @@
-"""Load a TOML file into a pydantic model; say everything that is wrong with it at once."""
+"""Load a TOML or JSON file into a pydantic model; say everything that is wrong with it at once."""
 
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import re
 import reprlib
 import tomllib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -62,6 +64,22 @@ def load_toml(path: str | Path, model: type[Model], overrides: Sequence[str] = (
     if problems:
         raise ConfigError(path, problems)
     return loaded
+
+
+def load_json(path: str | Path, model: type[Model]) -> Model:
+    """Read ``path``, JSON or gzipped JSON (``.gz``), and validate.
+
+    Raises:
+        ConfigError: With every mistake of the file.
+    """
+    try:
+        data = Path(path).read_bytes()
+        return model.model_validate_json(gzip.decompress(data) if str(path).endswith(".gz") else data, strict=True)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "not gzipped"
+        raise ConfigError(path, [f"cannot be read: {reason}"]) from None
+    except ValidationError as error:
+        raise ConfigError(path, list(_explain(error, model, skip={}))) from None
 
 
 def _override(data: dict[str, Any], item: str) -> str | None:

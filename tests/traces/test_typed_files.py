@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from inframind.traces.mistakes import ConfigError
-from inframind.traces.toml_file import Section, load_toml
+from inframind.traces.typed_files import Section, load_toml
 
 
 class Scheduler(Section):

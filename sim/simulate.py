@@ -1,0 +1,168 @@
+"""Serve a table of requests on a simulated pool."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import simpy
+from numpy.typing import NDArray
+
+from inframind.traces import MOONCAKE_BLOCK_TOKENS
+
+from .call_log import CallLog
+from .clock import TICKS_PER_S, Environment, to_ticks
+from .pool import Pool
+from .request import Prefix, Request
+from .server import Server, ServerOptions
+
+PROGRESS_EVERY_CALLS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CallRun:
+    """What came out of a run of single calls."""
+
+    calls: pd.DataFrame
+    """Columns of ``traces.CALLS``, in the order of the requests."""
+    samples: pd.DataFrame
+    """Columns of ``traces.SAMPLES``."""
+    utilisation: Mapping[str, float]
+    """Share of the run during which each server was running a step."""
+
+
+def edf_priority(deadline_s: float) -> int:
+    """Earliest deadline first as a vLLM priority: the deadline in milliseconds."""
+    return round(1000 * deadline_s)
+
+
+def simulate_calls(
+    servers: Sequence[ServerOptions],
+    requests: pd.DataFrame,
+    *,
+    server_index: NDArray[np.int64] | None = None,
+    sample_s: float | None = 1.0,
+    fast_forward: bool = True,
+    on_progress: Callable[[int], None] | None = None,
+) -> CallRun:
+    """Send each request to its server at its arrival and run until the last one has ended.
+
+    Parameters
+    ----------
+    servers
+        The pool.
+    requests
+        Columns of ``traces.REQUESTS`` (``prefix_hashes`` of a Mooncake trace and ``max_tokens`` are used where
+        present), sorted by ``arrival_s``. ``priority`` reaches vLLM as it is; an empty one is 0.
+    server_index
+        Which server each request goes to; the first one if None.
+    sample_s
+        How often queue depth and KV usage are noted; None: never.
+    fast_forward
+        Off: every step is an event of its own. Same results, slower.
+    on_progress
+        Called now and then with the number of calls that have ended.
+    """
+    env = Environment()
+    log = CallLog()
+
+    def on_end(server: Server, request: Request) -> None:
+        log.record(server, request)
+        if on_progress is not None and len(log) % PROGRESS_EVERY_CALLS == 0:
+            on_progress(len(log))
+
+    pool = Pool(env, on_end, fast_forward=fast_forward)
+    for options in servers:
+        pool.add(options)
+    order = list(pool)
+    targets = [order[0]] * len(requests) if server_index is None else [order[i] for i in server_index]
+    env.process(_arrivals(env, requests, targets))
+    samples: list[tuple[float, str, int, int, float]] = []
+    if sample_s is not None:
+        env.process(_sampling(env, pool, to_ticks(sample_s), samples, lambda: len(log) == len(requests)))
+    env.run()
+    if on_progress is not None:
+        on_progress(len(log))
+
+    calls = log.frame()
+    calls = calls.iloc[np.argsort(calls["call_id"].astype("int64").to_numpy())].reset_index(drop=True)
+    if "budget_s" in requests:
+        calls["budget_s"] = requests["budget_s"].to_numpy()
+        calls["deadline_s"] = requests["arrival_s"].to_numpy() + calls["budget_s"]
+    return CallRun(
+        calls=calls,
+        samples=pd.DataFrame(samples, columns=["time_s", "server", "waiting", "running", "kv_usage"]).astype(
+            {"waiting": "int32", "running": "int32"}
+        ),
+        utilisation={server.options.name: server.busy_ticks / max(env.now, 1) for server in pool},
+    )
+
+
+def _arrivals(env: Environment, requests: pd.DataFrame, targets: Sequence[Server]) -> Generator[simpy.Event]:
+    """A SimPy process that submits each request in its turn."""
+    arrival_s = requests["arrival_s"].tolist()
+    prompt_tokens = requests["prompt_tokens"].tolist()
+    output_tokens = requests["output_tokens"].tolist()
+    max_tokens = _optional_ints(requests, "max_tokens") or output_tokens
+    priority = _optional_ints(requests, "priority") or [0] * len(arrival_s)
+    prefixes = _prefixes(requests)
+    now = 0
+    for index, server in enumerate(targets):
+        arrival = to_ticks(arrival_s[index])
+        if arrival > now:
+            yield env.timeout(arrival - now)
+            now = arrival
+        server.submit(
+            Request(
+                str(index),
+                arrival,
+                prompt_tokens[index],
+                output_tokens[index],
+                max_tokens[index],
+                priority[index],
+                prefixes[index] if prefixes is not None else (),
+            )
+        )
+
+
+def _optional_ints(requests: pd.DataFrame, column: str) -> list[int] | None:
+    return requests[column].fillna(0).astype("int64").tolist() if column in requests else None
+
+
+def _prefixes(requests: pd.DataFrame) -> list[Prefix] | None:
+    """What the prompts share, from whichever columns say it."""
+    if "prefix_hashes" in requests:
+        # Mooncake: each hash stands for a block of tokens and all tokens before it.
+        return [
+            tuple((key, min(MOONCAKE_BLOCK_TOKENS * (i + 1), prompt)) for i, key in enumerate(hashes))
+            for hashes, prompt in zip(requests["prefix_hashes"], requests["prompt_tokens"], strict=True)
+        ]
+    if "prefix_group" in requests and "prefix_tokens" in requests:
+        columns = zip(
+            requests["prefix_group"].tolist(), requests["prefix_tokens"].fillna(0).astype("int64").tolist(), strict=True
+        )
+        return [((group, tokens),) if isinstance(group, str) and tokens else () for group, tokens in columns]
+    return None
+
+
+def _sampling(
+    env: Environment,
+    pool: Pool,
+    every: int,
+    samples: list[tuple[float, str, int, int, float]],
+    is_over: Callable[[], bool],
+) -> Generator[simpy.Event]:
+    """A SimPy process that looks at every server now and then."""
+    while not is_over():
+        time_s = env.now / TICKS_PER_S
+        for server in pool:
+            samples.append(
+                (
+                    time_s,
+                    server.options.name,
+                    server.num_requests_waiting,
+                    server.num_requests_running,
+                    server.kv_cache_usage,
+                )
+            )
+        yield env.timeout(every)
