@@ -1,1 +1,5 @@
 """The command ``inframind``."""
+
+from .main import main
+
+__all__ = ["main"]

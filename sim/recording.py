@@ -18,6 +18,9 @@ from .vllm_0_32 import Scheduler, SchedulerOptions, Step
 EOS_SLACK_TOKENS = 400
 """How far ``max_tokens`` lies beyond the output of a request that stops by a stop token."""
 
+MAX_STEPS_WITHOUT_END = 1_000_000
+"""Two requests of equal priority and arrival can preempt each other for ever, in vLLM too; then this stops us."""
+
 _OPTION_NAMES = {"prefix_caching": "enable_prefix_caching", "chunked_prefill": "enable_chunked_prefill"}
 _CLOCK_NAMES = ("c0", "c1", "c2")
 
@@ -95,6 +98,11 @@ def schedule_workload(config: Mapping[str, Any], requests: Sequence[Mapping[str,
     """Run a workload step by step; returns ``{"steps": ..., "finished": ...}`` as a recording has them.
 
     The clock adds up floats in the recorder's order, so that ties between arrivals and step ends fall alike.
+
+    Raises
+    ------
+    ValueError
+        A request can never be served, or two preempt each other for ever.
     """
     run = _Run(config)
     pending = deque(sorted((recorded_request(row) for row in requests), key=lambda r: r.arrival))
@@ -125,6 +133,8 @@ class _Run:
         self._ends: dict[Step, float] = {}
         self._first_token: dict[str, float] = {}
         self._arrivals: dict[str, int] = {}
+        self._last_end = 0
+        """Steps when a request last ended."""
 
     def add_request(self, request: Request) -> None:
         self._arrivals[request.request_id] = len(self._arrivals)
@@ -151,6 +161,8 @@ class _Run:
             start = max(self.now, self._device_free)
             end = start + (self._c0 + self._c1 * step.num_tokens + self._c2 * step.context_tokens)
             self._device_free = end
+        if len(self.steps) - self._last_end > MAX_STEPS_WITHOUT_END:
+            raise ValueError(f"no request has ended for {MAX_STEPS_WITHOUT_END} steps: two preempt each other for ever")
         if step.num_tokens or step.preempted:
             scheduler = self.scheduler
             self.steps.append(
@@ -173,6 +185,8 @@ class _Run:
         first_tokens, finished = self.scheduler.update_from_output()
         for request in first_tokens:
             self._first_token[request.request_id] = self.now
+        if finished:
+            self._last_end = len(self.steps)
         for request in finished:
             times = [self._first_token[request.request_id], self.now, request.num_preemptions]
             self.finished[request.request_id] = times

@@ -98,6 +98,7 @@ class Server:
         self.busy_ticks = 0
         """Time during which steps ran, those in flight included to their end."""
         self._on_end = on_end
+        self._rank = rank
         self.wake_priority = simpy.events.EventPriority(simpy.events.NORMAL + 1 + rank)
         self._step_ticks = StepTicks(options.step_time)
         self._fast = FastForwardScheduler(options.scheduler) if fast_forward else None
@@ -179,7 +180,7 @@ class Server:
         kv_cache = self._scheduler.kv_cache
         free = kv_cache.num_free
         if self._run is not None and self._fast is not None:
-            free = self._fast.free_blocks_after(self._run.rounds_by(self.env.now))
+            free = self._fast.free_blocks_after(self._run.rounds_by(self._next_look()))
         return 1.0 - free / (kv_cache.num_blocks - 1)
 
     # The engine loop.
@@ -189,6 +190,7 @@ class Server:
         if event is not self._wake:
             return
         self._wake = None
+        self.env.note_wake(self._rank)
         if self._run is not None:
             self._land(self._run)
         if self._aborting:
@@ -295,10 +297,13 @@ class Server:
 
     def _cut(self, run: "_Run") -> None:
         """End the run with the step that is running now."""
-        now = self.env.now
-        rounds = run.rounds_by(now)
+        rounds = run.rounds_by(self._next_look())
         if rounds < run.rounds:
-            self._wake = _Wake(self, run.stop_after(rounds), now)
+            self._wake = _Wake(self, run.stop_after(rounds), self.env.now)
+
+    def _next_look(self) -> int:
+        """The first tick at which the engine may still look at its queues: now, unless its turn has passed."""
+        return self.env.now + self.env.has_passed(self._rank)
 
     def _land(self, run: "_Run") -> None:
         """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inframind.traces import MOONCAKE_BLOCK_TOKENS
 
 from .call_log import CallLog
-from .clock import TICKS_PER_S, Environment, to_ticks
+from .clock import Environment, to_seconds, to_ticks
 from .pool import Pool
 from .request import Prefix, Request
 from .server import Server, ServerOptions
@@ -86,6 +86,7 @@ def simulate_calls(
 
     calls = log.frame()
     calls = calls.iloc[np.argsort(calls["call_id"].astype("int64").to_numpy())].reset_index(drop=True)
+    duration_s = calls["finish_s"].max() or 1.0
     if "budget_s" in requests:
         calls["budget_s"] = requests["budget_s"].to_numpy()
         calls["deadline_s"] = requests["arrival_s"].to_numpy() + calls["budget_s"]
@@ -94,7 +95,7 @@ def simulate_calls(
         samples=pd.DataFrame(samples, columns=["time_s", "server", "waiting", "running", "kv_usage"]).astype(
             {"waiting": "int32", "running": "int32"}
         ),
-        utilisation={server.options.name: server.busy_ticks / max(env.now, 1) for server in pool},
+        utilisation={server.options.name: to_seconds(server.busy_ticks) / duration_s for server in pool},
     )
 
 
@@ -154,7 +155,7 @@ def _sampling(
 ) -> Generator[simpy.Event]:
     """A SimPy process that looks at every server now and then."""
     while not is_over():
-        time_s = env.now / TICKS_PER_S
+        time_s = env.now_s
         for server in pool:
             samples.append(
                 (

@@ -179,13 +179,24 @@ def first_difference(recording: Mapping[str, Any]) -> str | None:
 
 
 def verify(
-    python: str, count: int, *, seed: int, jobs: int = 1, on_progress: Callable[[int], None] | None = None
+    python: str,
+    count: int,
+    *,
+    seed: int,
+    jobs: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+    on_recording: Callable[[dict[str, Any]], None] | None = None,
 ) -> Verification:
-    """Record ``count`` fresh workloads (seeds ``seed`` and on) with the vLLM of ``python`` and compare."""
+    """Record ``count`` fresh workloads (seeds ``seed`` and on) with the vLLM of ``python`` and compare.
+
+    ``on_progress`` gets the number of workloads recorded, ``on_recording`` each recording before it is compared.
+    """
     workloads = [random_workload(s) for s in range(seed, seed + count)]
     differences: list[str] = []
     version, num_workloads, num_steps, num_preemptions = "", 0, 0, 0
     for recording in record(python, workloads, jobs=jobs, on_progress=on_progress):
+        if on_recording is not None:
+            on_recording(recording)
         version = recording["vllm_version"]
         num_workloads += 1
         num_steps += len(recording["steps"])

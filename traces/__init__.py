@@ -4,8 +4,10 @@ from .arrivals import RATES_PER_MIN, Arrivals, Client, Clients, Gamma, Microburs
 from .lengths import Constant, Empirical, Length, LogNormal, Uniform
 from .mistakes import ConfigError, Mistakes, TraceError
 from .readers import MOONCAKE_BLOCK_TOKENS, Format, read_requests
+from .run_folder import Run, read_run, versions, write_run
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
+from .summary import SUMMARY, by_tier, summarise
 from .typed_files import Section, load_json, load_toml
 from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
 
@@ -15,6 +17,7 @@ __all__ = [
     "RATES_PER_MIN",
     "REQUESTS",
     "SAMPLES",
+    "SUMMARY",
     "WORKFLOWS",
     "Arrivals",
     "Budgets",
@@ -30,6 +33,7 @@ __all__ = [
     "Microburst",
     "Mistakes",
     "Poisson",
+    "Run",
     "Section",
     "Sustained",
     "SyntheticWorkload",
@@ -38,9 +42,14 @@ __all__ = [
     "Uniform",
     "Workload",
     "build_requests",
+    "by_tier",
     "load_json",
     "load_toml",
     "read_requests",
+    "read_run",
     "read_servegen",
+    "summarise",
     "to_table",
+    "versions",
+    "write_run",
 ]

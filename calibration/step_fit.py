@@ -1,0 +1,179 @@
+"""Fit the parameters of `inframind.sim.step_time.StepTime` to measured steps.
+
+The fit minimises the squared *relative* error, so that a decode step of 3 ms counts as much as a prefill of 800 ms, and
+keeps every parameter at 0 or above: each is the time of some work.
+
+What the model cannot follow: on a GPU, reading the weights and computing overlap, so a small prefill is as long as a
+decode step (the longer of the two counts, not their sum), and costs per token only beyond some 200 tokens. The best sum
+is too long there and too short for many prompts in one step, and ``prefill_pair_s`` makes up for it: it comes out
+larger than attention alone would have it. `relative_errors` says how far off the sum is for the steps at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from inframind.sim.server_file import FittedOn, StepTimeSection
+
+Floats = NDArray[np.float64]
+Phase = Literal["prefill", "decode"]
+
+PARAMETERS = ("fixed_s", "prefill_token_s", "decode_s", "context_token_s", "prefill_pair_s")
+"""In the order of the columns of the least-squares problem."""
+
+MAX_USUAL_DECODES = 64
+"""Servers rarely decode more requests in a step."""
+MIN_USUAL_PREFILL_TOKENS = 256
+"""Prompts are rarely shorter."""
+UNUSUAL_WEIGHT = 0.1
+"""What the squared error of a step beyond these two counts for; that of any other counts for 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredStep:
+    """One engine step: what its duration depends on, counted as in `inframind.sim.vllm_0_32.Step`."""
+
+    seconds: float
+    prefill_tokens: int = 0
+    num_decodes: int = 0
+    context_tokens: float = 0.0
+    """A mean over several steps need not be whole."""
+    prefill_pairs: int = 0
+
+    @property
+    def phase(self) -> Phase:
+        """A step with any prompt token in it is a prefill."""
+        return "prefill" if self.prefill_tokens else "decode"
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether servers often run such a step."""
+        is_small_prefill = 0 < self.prefill_tokens < MIN_USUAL_PREFILL_TOKENS
+        return not is_small_prefill and self.num_decodes <= MAX_USUAL_DECODES
+
+
+def prefill_step(seconds: float, num_prompts: int, prompt_tokens: int) -> MeasuredStep:
+    """A step of nothing but ``num_prompts`` whole prompts of ``prompt_tokens`` each."""
+    tokens = num_prompts * prompt_tokens
+    pairs = num_prompts * prompt_tokens * (prompt_tokens + 1) // 2
+    return MeasuredStep(seconds, prefill_tokens=tokens, context_tokens=tokens, prefill_pairs=pairs)
+
+
+def decode_step(seconds: float, num_decodes: int, context_tokens_each: float) -> MeasuredStep:
+    """A step of nothing but decodes with so much context each, the token of this step included."""
+    return MeasuredStep(seconds, num_decodes=num_decodes, context_tokens=num_decodes * context_tokens_each)
+
+
+def fit_step_time(
+    steps: Sequence[MeasuredStep], *, source: str = "not named", licence: str = "not named"
+) -> StepTimeSection:
+    """Fit by weighted non-negative least squares of the relative error.
+
+    The standard errors are those of ordinary least squares with all five parameters free. Beside a parameter that came
+    out as 0, the bound, it says up to what size (about twice the standard error) the steps do not rule it out.
+    They cover scatter only: what the model itself cannot follow is in `relative_errors`.
+
+    Args:
+        steps: More of them than parameters; see `prefill_step` and `decode_step`.
+        source: Where the steps were measured, and how.
+        licence: Under which they may be used.
+
+    Raises:
+        ValueError: If the steps do not determine every parameter, or allow no time at all for an empty step.
+    """
+    if len(steps) <= len(PARAMETERS):
+        raise ValueError(f"{len(PARAMETERS)} parameters need at least {len(PARAMETERS) + 1} steps, got {len(steps)}")
+    if not all(0 < step.seconds < np.inf for step in steps):
+        raise ValueError("the seconds of every step must be greater than 0 and finite")
+    # Root of the weights: it is the squared errors that these count.
+    weights = np.sqrt([1.0 if step.is_usual else UNUSUAL_WEIGHT for step in steps])
+    # Row i of a @ parameters = b is fitted_s / measured_s = 1; the columns scaled to length 1, for they differ by 10^9.
+    a = _features(steps) * (weights / _seconds(steps))[:, np.newaxis]
+    lengths = np.linalg.norm(a, axis=0)
+    scale = np.where(lengths > 0, lengths, 1.0)
+    _require_determined(a / scale)
+
+    scaled, residual = nnls(a / scale, weights)
+    if scaled[0] == 0:
+        raise ValueError("fixed_s came out as 0: the steps get short without bound, as those of no real server do")
+    variance = residual**2 / (len(steps) - len(PARAMETERS))
+    covariance = variance * np.linalg.inv((a / scale).T @ (a / scale))
+    values, std_errors = scaled / scale, np.sqrt(np.diag(covariance)) / scale
+    fitted = StepTimeSection.model_validate(dict(zip(PARAMETERS, values.tolist(), strict=True)))
+
+    errors = np.abs(predict_s(steps, fitted) / _seconds(steps) - 1)
+    return fitted.model_copy(
+        update={
+            "std_error": dict(zip(PARAMETERS, std_errors.tolist(), strict=True)),
+            "fitted_on": FittedOn(
+                source=source,
+                licence=licence,
+                num_points=len(steps),
+                error_p50=float(np.quantile(errors, 0.5)),
+                error_p95=float(np.quantile(errors, 0.95)),
+                max_prefill_tokens=max(step.prefill_tokens for step in steps),
+                max_num_decodes=max(step.num_decodes for step in steps),
+                max_context_tokens=int(max(step.context_tokens for step in steps)),
+            ),
+        }
+    )
+
+
+def predict_s(steps: Sequence[MeasuredStep], step_time: StepTimeSection) -> Floats:
+    """Duration of each step, shape ``(len(steps),)``, as the simulator would have it."""
+    parameters: Floats = np.array([getattr(step_time, name) for name in PARAMETERS])
+    predicted: Floats = _features(steps) @ parameters
+    return predicted
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeErrors:
+    """Quantiles of |fitted - measured| / measured."""
+
+    num_steps: int
+    p50: float
+    p95: float
+    max: float
+
+
+def relative_errors(
+    steps: Sequence[MeasuredStep], step_time: StepTimeSection, *, only_usual: bool = False
+) -> dict[Phase, RelativeErrors]:
+    """The errors of each phase that the steps have; ``only_usual``: leave out steps that servers rarely run."""
+    phases: tuple[Phase, ...] = ("prefill", "decode")
+    errors: dict[Phase, RelativeErrors] = {}
+    for phase in phases:
+        chosen = [step for step in steps if step.phase == phase and (step.is_usual or not only_usual)]
+        if chosen:
+            off = np.abs(predict_s(chosen, step_time) / _seconds(chosen) - 1)
+            errors[phase] = RelativeErrors(len(chosen), *np.quantile(off, (0.5, 0.95, 1.0)).tolist())
+    return errors
+
+
+def _seconds(steps: Sequence[MeasuredStep]) -> Floats:
+    return np.array([step.seconds for step in steps])
+
+
+def _features(steps: Sequence[MeasuredStep]) -> Floats:
+    """What each parameter is multiplied with, shape ``(len(steps), len(PARAMETERS))``."""
+    rows = [(1, step.prefill_tokens, step.num_decodes, step.context_tokens, step.prefill_pairs) for step in steps]
+    return np.array(rows, dtype=np.float64)
+
+
+def _require_determined(columns: Floats) -> None:
+    """Every combination of parameters must change some row, or the steps cannot tell these parameters apart."""
+    _, singular, directions = np.linalg.svd(columns)
+    without_effect = directions[singular < 1e-9 * singular[0]]
+    mixed_up = (np.abs(without_effect) > 1e-6).any(axis=0)
+    names = [name for name, is_mixed_up in zip(PARAMETERS, mixed_up, strict=True) if is_mixed_up]
+    if names:
+        raise ValueError(
+            f"the steps do not determine {', '.join(names)}: there must be prefills of at least two lengths, "
+            "and decodes of at least two batch sizes and two contexts"
+        )

@@ -1,0 +1,51 @@
+"""``inframind bench sim``: how fast the simulator is on this machine."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from inframind.sim import bench_sim
+
+from .output import print_json, print_table, progress
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(commands: "Commands") -> None:
+    """Declare ``bench sim``."""
+    group = commands.add_parser("bench", help="how fast it is on this machine")
+    below = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser = below.add_parser("sim", help="the simulator beside bare SimPy, one process on one core")
+    parser.add_argument("--calls", type=int, default=20_000, metavar="N", help="LLM calls in each run (default 20,000)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each kind (default 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    parser.set_defaults(run=run_sim)
+
+
+def run_sim(args: argparse.Namespace) -> int:
+    """Run the benchmark and print it."""
+    with progress("simulating", 100) as on_progress:
+        report: dict[str, Any] = bench_sim(args.calls, args.repeats, lambda share: on_progress(100 * share))
+    if args.json:
+        print_json(report)
+        return 0
+    rows = [
+        [
+            m["name"],
+            f"{m['num_calls']:,}",
+            f"{m['calls_per_s']:,.0f}",
+            f"{m['simulated_s_per_s']:,.0f}",
+            f"{m['simpy_timeouts_per_s']:,.0f}",
+            f"1/{m['timeouts_per_call']:.1f}",
+            "1/{:.1f} to 1/{:.1f}".format(*reversed(m["timeouts_per_call_range"])),
+            f"{m['mean_running']:.1f}",
+        ]
+        for m in report["measurements"]
+    ]
+    columns = ["workload", "calls", "calls/s", "sim s/s", "SimPy timeouts/s", "ratio", "range", "running"]
+    print_table("LLM calls per second of this machine's time, everything recorded (medians)", columns, rows)
+    print("time per call, against 'fcfs, async':")
+    for name, ratio in report["time_per_call_ratio"].items():
+        print(f"  {name.replace('_', ' ')}: x{ratio:.2f}")
+    print(f"peak memory: {report['peak_memory_mib']:,.0f} MiB")
+    return 0

@@ -1,0 +1,46 @@
+"""The command line: sub-commands, and what a person sees when something is wrong."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from inframind.sim import RecorderError
+from inframind.traces import Mistakes
+
+from . import bench, demo, sim, simulate
+
+COMMANDS = (simulate, sim, demo, bench)
+"""In the order of the help; each module has ``add_parser(commands)``, and its parser a default ``run(args) -> int``."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="inframind", description="Simulate, train and run multi-agent LLM workflows on a pool of vLLM servers."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('inframind-router')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns the exit code: 0, 1 for a failure, 2 for a mistake in what the person gave, 130 for Ctrl-C.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except Mistakes as mistakes:
+        print(f"error: {mistakes}", file=sys.stderr)
+        return 2
+    except RecorderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return code

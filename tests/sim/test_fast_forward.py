@@ -1,0 +1,191 @@
+"""Fast-forward equals the step-by-step engine: every time, every counter, every sample of the queues."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inframind.sim import TICKS_PER_S, Environment, Pool, Request, SchedulerOptions, Server, ServerOptions, StepTime
+
+TICK_S = 1 / TICKS_PER_S
+
+
+@dataclass(frozen=True)
+class Call:
+    gap: int
+    prompt: int
+    output: int
+    slack: int
+    priority: int
+    group: int | None
+    shared: int
+    abort_after: int | None
+    server: int
+    follow_up: bool
+
+
+@dataclass(frozen=True)
+class Scenario:
+    scheduler: dict[str, Any]
+    step_time: tuple[int, int, int, int, int]
+    max_num_queued_reqs: int | None
+    calls: tuple[Call, ...]
+    kill_at: int | None
+    drain_at: int | None
+    add_at: int | None
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    """Times are whole ticks and small, so that ties of arrivals, aborts and step ends are common."""
+    max_model_len = draw(st.sampled_from([48, 160]))
+    block_size = draw(st.sampled_from([1, 4, 16]))
+    max_num_seqs = draw(st.sampled_from([1, 2, 3, 8]))
+    one_sequence = -(-max_model_len // block_size)
+    scheduler = {
+        "policy": draw(st.sampled_from(["fcfs", "priority"])),
+        "async_scheduling": draw(st.booleans()),
+        "enable_prefix_caching": draw(st.booleans()),
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max(max_num_seqs, draw(st.sampled_from([8, 32, 200]))),
+        "num_blocks": 1 + one_sequence + draw(st.sampled_from([0, 1, one_sequence // 2, 20 * one_sequence])),
+        "block_size": block_size,
+        "max_model_len": max_model_len,
+        "long_prefill_token_threshold": draw(st.sampled_from([0, 0, 7])),
+        "scheduler_reserve_full_isl": draw(st.booleans()),
+        "watermark": draw(st.sampled_from([0.0, 0.1])),
+    }
+    call = st.builds(
+        Call,
+        gap=st.sampled_from([0, 0, 1, 3, 10, 40, 150]),
+        prompt=st.integers(1, max_model_len),
+        output=st.integers(1, 60),
+        slack=st.sampled_from([0, 0, 100]),
+        priority=st.integers(0, 2),
+        group=st.sampled_from([None, 0, 1]),
+        shared=st.integers(1, max_model_len),
+        abort_after=st.sampled_from([None, None, None, 0, 2, 25, 130]),
+        server=st.integers(0, 1),
+        follow_up=st.booleans(),
+    )
+    return Scenario(
+        scheduler=scheduler,
+        step_time=draw(
+            st.tuples(
+                st.sampled_from([1, 10]), st.integers(0, 1), st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)
+            )
+        ),
+        max_num_queued_reqs=draw(st.sampled_from([None, None, 2, 9])),
+        calls=tuple(draw(st.lists(call, min_size=1, max_size=25))),
+        kill_at=draw(st.sampled_from([None, None, None, 100])),
+        drain_at=draw(st.sampled_from([None, None, None, 60])),
+        add_at=draw(st.sampled_from([None, 50])),
+    )
+
+
+def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any], list[int]]:
+    """Two servers with the same options; some calls send another one to the other server when they end."""
+    env = Environment()
+    ended: list[Any] = []
+    samples: list[Any] = []
+    follow_ups: dict[str, Call] = {}
+    expected = len(scenario.calls)
+
+    def on_end(server: Server, request: Request) -> None:
+        nonlocal expected
+        # A failed call's own counters need not be brought up to date, but when and why it ended must agree.
+        counters = (request.num_output_tokens, request.num_preemptions) if request.outcome == "finished" else ()
+        times = (request.arrival, request.scheduled_at, request.first_token_at, request.finished_at)
+        ended.append(
+            (
+                env.now,
+                server.options.name,
+                request.request_id,
+                request.outcome,
+                times,
+                request.num_cached_tokens,
+                counters,
+            )
+        )
+        call = follow_ups.pop(request.request_id, None)
+        if call is not None:
+            expected += 1
+            other = list(pool)[-1 - call.server]
+            other.submit(Request(request.request_id + "+", 0, call.prompt, call.output, priority=call.priority))
+
+    pool = Pool(env, on_end, fast_forward=fast_forward)
+    scheduler = SchedulerOptions(**scenario.scheduler)
+    step_time = StepTime(*(ticks * TICK_S for ticks in scenario.step_time))
+
+    def add_server(name: str) -> None:
+        pool.add(ServerOptions(name, "model", scheduler, step_time, scenario.max_num_queued_reqs))
+
+    add_server("a")
+    add_server("b")
+
+    def later(delay: int, action: Any, *args: Any) -> Generator[simpy.Event]:
+        yield env.timeout(delay)
+        action(*args)
+
+    def arrivals() -> Generator[simpy.Event]:
+        for index, call in enumerate(scenario.calls):
+            yield env.timeout(call.gap)
+            prefix = () if call.group is None else ((call.group, min(call.shared, call.prompt)),)
+            name = f"r{index:02d}"
+            if call.follow_up:
+                follow_ups[name] = call
+            request = Request(name, 0, call.prompt, call.output, call.output + call.slack, call.priority, prefix)
+            server = list(pool)[call.server]
+            server.submit(request)
+            if call.abort_after is not None:
+                env.process(later(call.abort_after, server.abort, request))
+
+    def sampling() -> Generator[simpy.Event]:
+        while len(ended) < expected:
+            for server in pool:
+                counts = (server.num_requests_running, server.num_requests_waiting)
+                samples.append((env.now, *counts, round(server.kv_cache_usage, 9)))
+            yield env.timeout(7)
+            assert len(samples) < 100_000, "requests that never end"
+
+    env.process(arrivals())
+    env.process(sampling())
+    if scenario.kill_at is not None:
+        env.process(later(scenario.kill_at, pool.kill, "a"))
+    if scenario.drain_at is not None:
+        env.process(later(scenario.drain_at, pool.drain, "b"))
+    if scenario.add_at is not None:
+        env.process(later(scenario.add_at, add_server, "c"))
+    env.run()
+
+    assert len(ended) == expected
+    assert [entry[0] for entry in ended] == sorted(entry[0] for entry in ended)
+    for server in pool:
+        assert server._scheduler.kv_cache.num_free == scheduler.num_blocks - 1
+    return ended, samples, [server.busy_ticks for server in pool]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scenarios())
+def test_fast_forward_equals_the_step_by_step_engine(scenario: Scenario) -> None:
+    """Preemptions, both policies, both engines, caching on and off, aborts, a server killed, drained or added."""
+    assert play(scenario, fast_forward=True) == play(scenario, fast_forward=False)
+
+
+def test_a_long_decode_is_one_event() -> None:
+    """10,000 tokens of a lone request take a handful of SimPy events."""
+    env = Environment()
+    pool = Pool(env, lambda server, request: None)
+    options = ServerOptions("a", "model", SchedulerOptions(), StepTime(0.01, 0.0, 0.0, 1e-8))
+    pool.add(options).submit(Request("r", 0, 10, 10_000))
+    events = 0
+    while env.peek() < simpy.core.Infinity:
+        env.step()
+        events += 1
+
+    assert events <= 4
