@@ -3,10 +3,11 @@
 The fit minimises the squared *relative* error, so that a decode step of 3 ms counts as much as a prefill of 800 ms, and
 keeps every parameter at 0 or above: each is the time of some work.
 
-What the model cannot follow: on a GPU, reading the weights and computing overlap, so a small prefill is as long as a
-decode step (the longer of the two counts, not their sum), and costs per token only beyond some 200 tokens. The best sum
-is too long there and too short for many prompts in one step, and ``prefill_pair_s`` makes up for it: it comes out
-larger than attention alone would have it. `relative_errors` says how far off the sum is for the steps at hand.
+For a given ``free_prefill_tokens`` the duration is linear in the others: non-negative least squares finds them. That
+is done for each whole number of free tokens, and the smallest error of all wins.
+
+What the model cannot follow: reading the weights turns into computing gradually, not at one number of tokens.
+`relative_errors` says how far off it is for the steps at hand.
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ from inframind.sim.server_file import FittedOn, StepTimeSection
 Floats = NDArray[np.float64]
 Phase = Literal["prefill", "decode"]
 
-PARAMETERS = ("fixed_s", "prefill_token_s", "decode_s", "context_token_s", "prefill_pair_s")
+LINEAR_PARAMETERS = ("fixed_s", "prefill_token_s", "decode_s", "context_token_s", "prefill_pair_s")
 """In the order of the columns of the least-squares problem."""
+PARAMETERS = (*LINEAR_PARAMETERS, "free_prefill_tokens")
+"""All that are fitted."""
+MAX_FREE_PREFILL_TOKENS = 1024
+"""No more are tried. A dense model in bf16 on a GPU computes for as long as it reads weights at some 150 (A100) to 420
+(L40S) tokens: the peak FLOP/s over the memory's bytes/s."""
 
 MAX_USUAL_DECODES = 64
 """Servers rarely decode more requests in a step."""
@@ -73,11 +79,13 @@ def decode_step(seconds: float, num_decodes: int, context_tokens_each: float) ->
 def fit_step_time(
     steps: Sequence[MeasuredStep], *, source: str = "not named", licence: str = "not named"
 ) -> StepTimeSection:
-    """Fit by weighted non-negative least squares of the relative error.
+    """Fit by weighted non-negative least squares of the relative error, for each number of free prefill tokens.
 
-    The standard errors are those of ordinary least squares with all five parameters free. Beside a parameter that came
-    out as 0, the bound, it says up to what size (about twice the standard error) the steps do not rule it out.
-    They cover scatter only: what the model itself cannot follow is in `relative_errors`.
+    The standard errors are those of ordinary least squares with all six parameters free and the model taken as linear
+    around its best fit, which for ``free_prefill_tokens`` is the curvature of the error that the others, fitted anew,
+    leave. Beside a parameter that came out as 0, the bound, it says up to what size (about twice the standard error)
+    the steps do not rule it out. If ``prefill_token_s`` is 0, ``free_prefill_tokens`` has no effect: it is 0 without a
+    standard error. They cover scatter only: what the model itself cannot follow is in `relative_errors`.
 
     Args:
         steps: More of them than parameters; see `prefill_step` and `decode_step`.
@@ -93,24 +101,22 @@ def fit_step_time(
         raise ValueError("the seconds of every step must be greater than 0 and finite")
     # Root of the weights: it is the squared errors that these count.
     weights = np.sqrt([1.0 if step.is_usual else UNUSUAL_WEIGHT for step in steps])
-    # Row i of a @ parameters = b is fitted_s / measured_s = 1; the columns scaled to length 1, for they differ by 10^9.
-    a = _features(steps) * (weights / _seconds(steps))[:, np.newaxis]
-    lengths = np.linalg.norm(a, axis=0)
-    scale = np.where(lengths > 0, lengths, 1.0)
-    _require_determined(a / scale)
+    # Row i of a @ parameters = b is fitted_s / measured_s = 1.
+    row_factors = (weights / _seconds(steps))[:, np.newaxis]
+    free = _best_free_prefill_tokens(steps, row_factors, weights)
 
-    scaled, residual = nnls(a / scale, weights)
+    scaled, residual, scale = _solve(_features(steps, free) * row_factors, weights)
     if scaled[0] == 0:
         raise ValueError("fixed_s came out as 0: the steps get short without bound, as those of no real server do")
-    variance = residual**2 / (len(steps) - len(PARAMETERS))
-    covariance = variance * np.linalg.inv((a / scale).T @ (a / scale))
-    values, std_errors = scaled / scale, np.sqrt(np.diag(covariance)) / scale
-    fitted = StepTimeSection.model_validate(dict(zip(PARAMETERS, values.tolist(), strict=True)))
+    values = dict(zip(LINEAR_PARAMETERS, (scaled / scale).tolist(), strict=True))
+    fitted = StepTimeSection(**values, free_prefill_tokens=free)
+    gradient = _gradient(steps, fitted) * row_factors
+    std_errors = _std_errors(gradient, residual**2 / (len(steps) - len(PARAMETERS)))
 
     errors = np.abs(predict_s(steps, fitted) / _seconds(steps) - 1)
     return fitted.model_copy(
         update={
-            "std_error": dict(zip(PARAMETERS, std_errors.tolist(), strict=True)),
+            "std_error": dict(zip(PARAMETERS, std_errors, strict=False)),  # the last may lack one
             "fitted_on": FittedOn(
                 source=source,
                 licence=licence,
@@ -127,8 +133,8 @@ def fit_step_time(
 
 def predict_s(steps: Sequence[MeasuredStep], step_time: StepTimeSection) -> Floats:
     """Duration of each step, shape ``(len(steps),)``, as the simulator would have it."""
-    parameters: Floats = np.array([getattr(step_time, name) for name in PARAMETERS])
-    predicted: Floats = _features(steps) @ parameters
+    parameters: Floats = np.array([getattr(step_time, name) for name in LINEAR_PARAMETERS])
+    predicted: Floats = _features(steps, step_time.free_prefill_tokens) @ parameters
     return predicted
 
 
@@ -160,20 +166,96 @@ def _seconds(steps: Sequence[MeasuredStep]) -> Floats:
     return np.array([step.seconds for step in steps])
 
 
-def _features(steps: Sequence[MeasuredStep]) -> Floats:
-    """What each parameter is multiplied with, shape ``(len(steps), len(PARAMETERS))``."""
-    rows = [(1, step.prefill_tokens, step.num_decodes, step.context_tokens, step.prefill_pairs) for step in steps]
+def _features(steps: Sequence[MeasuredStep], free_prefill_tokens: int) -> Floats:
+    """What each linear parameter is multiplied with, shape ``(len(steps), len(LINEAR_PARAMETERS))``."""
+    rows = [
+        (
+            1,
+            max(0, step.prefill_tokens - free_prefill_tokens),
+            step.num_decodes,
+            step.context_tokens,
+            step.prefill_pairs,
+        )
+        for step in steps
+    ]
     return np.array(rows, dtype=np.float64)
 
 
-def _require_determined(columns: Floats) -> None:
+def _gradient(steps: Sequence[MeasuredStep], step_time: StepTimeSection) -> Floats:
+    """What each step's duration grows by with each parameter; without a column for the free tokens if of no effect."""
+    free = step_time.free_prefill_tokens
+    columns = _features(steps, free)
+    if step_time.prefill_token_s == 0:
+        return columns
+    return np.column_stack([columns, -step_time.prefill_token_s * _is_beyond(steps, free)])
+
+
+def _is_beyond(steps: Sequence[MeasuredStep], free_prefill_tokens: int) -> Floats:
+    """1 for each step with more prefill tokens than these, else 0."""
+    return np.array([float(step.prefill_tokens > free_prefill_tokens) for step in steps])
+
+
+def _best_free_prefill_tokens(steps: Sequence[MeasuredStep], row_factors: Floats, weights: Floats) -> int:
+    """The number with the smallest error; of those with the same one up to rounding, the smallest number.
+
+    So it is 0 if the best ``prefill_token_s`` is.
+    """
+    candidates = range(_num_candidates(steps, row_factors))
+    tokens = np.array([step.prefill_tokens for step in steps])
+    columns = _features(steps, 0) * row_factors
+    residuals = []
+    for free in candidates:
+        columns[:, 1] = np.maximum(0, tokens - free) * row_factors[:, 0]
+        residuals.append(_solve(columns, weights)[1])
+    enough = min(residuals) + 1e-9
+    return next(free for free, residual in zip(candidates, residuals, strict=True) if residual <= enough)
+
+
+def _num_candidates(steps: Sequence[MeasuredStep], row_factors: Floats) -> int:
+    """Tokens up to which the steps beyond them determine every parameter; raises if even all steps do not.
+
+    Which steps are beyond changes only at their own numbers of tokens, and a number of free tokens adds to the rows
+    beyond a multiple of one column: what they determine is the same from one such number to the next.
+    """
+    for free in sorted({0, *(step.prefill_tokens for step in steps)}):
+        if free > MAX_FREE_PREFILL_TOKENS:
+            break
+        columns = np.column_stack([_features(steps, free), _is_beyond(steps, free)]) * row_factors
+        names = _not_determined(columns)
+        if names and free == 0:
+            raise ValueError(
+                f"the steps do not determine {', '.join(names)}: there must be prefills of at least three lengths, "
+                "and decodes of at least two batch sizes and two contexts"
+            )
+        if names:
+            return free
+    return MAX_FREE_PREFILL_TOKENS + 1
+
+
+def _not_determined(columns: Floats) -> list[str]:
     """Every combination of parameters must change some row, or the steps cannot tell these parameters apart."""
-    _, singular, directions = np.linalg.svd(columns)
+    _, singular, directions = np.linalg.svd(columns / _scale(columns))
     without_effect = directions[singular < 1e-9 * singular[0]]
     mixed_up = (np.abs(without_effect) > 1e-6).any(axis=0)
-    names = [name for name, is_mixed_up in zip(PARAMETERS, mixed_up, strict=True) if is_mixed_up]
-    if names:
-        raise ValueError(
-            f"the steps do not determine {', '.join(names)}: there must be prefills of at least two lengths, "
-            "and decodes of at least two batch sizes and two contexts"
-        )
+    return [name for name, is_mixed_up in zip(PARAMETERS, mixed_up, strict=True) if is_mixed_up]
+
+
+def _solve(columns: Floats, weights: Floats) -> tuple[Floats, float, Floats]:
+    """The linear parameters times ``scale``, the norm of what they leave, and ``scale``."""
+    scale = _scale(columns)
+    scaled, residual = nnls(columns / scale, weights)
+    return scaled, residual, scale
+
+
+def _scale(columns: Floats) -> Floats:
+    """Length of each column, for they differ by 10^9; 1 for an empty one."""
+    lengths: Floats = np.linalg.norm(columns, axis=0)
+    return np.where(lengths > 0, lengths, 1.0)
+
+
+def _std_errors(gradient: Floats, variance: float) -> list[float]:
+    """Of the parameters that have a column in the gradient."""
+    scale = _scale(gradient)
+    covariance = variance * np.linalg.inv((gradient / scale).T @ (gradient / scale))
+    std_errors: list[float] = (np.sqrt(np.diag(covariance)) / scale).tolist()
+    return std_errors

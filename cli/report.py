@@ -33,6 +33,16 @@ class _Column:
     kind: str = "seconds"
 
 
+@dataclass(frozen=True, slots=True)
+class _ServerRows:
+    """One server in the table of servers."""
+
+    name: str
+    model: str
+    rows: list[tuple[int, list[str]]]
+    """Number of the scheduler, and its figures."""
+
+
 _KEY_COLUMNS = (
     _Column("On time", "on_time", "share"),
     _Column("TTFT mean (s)", "ttft_mean_s"),
@@ -93,8 +103,9 @@ def render_report(runs: Sequence[RunView], *, title: str, about: Mapping[str, st
     """
     panels = Panels.of(runs)
     budgets = {budget for run in runs for budget in by_tier(run.calls)["budget_s"]}
-    columns = [column for column in _KEY_COLUMNS if column.name != "on_time" or budgets]
-    has_tiers = 0 < len(budgets) <= MAX_TIERS
+    has_deadlines = all(pd.notna(run.total["on_time"]) for run in runs)
+    columns = [column for column in _KEY_COLUMNS if column.name != "on_time" or has_deadlines]
+    has_tiers = has_deadlines and 0 < len(budgets) <= MAX_TIERS
     has_latencies = any(run.total["finished"] for run in runs)
     servers = _busiest_servers(runs)
     environment = jinja2.Environment(
@@ -105,13 +116,14 @@ def render_report(runs: Sequence[RunView], *, title: str, about: Mapping[str, st
         title=title,
         about=about or {},
         panels=panels,
-        findings=[_finding(panels, load, bool(budgets)) for load in panels.loads],
+        findings=[_finding(panels, load, has_deadlines) for load in panels.loads],
         key_heads=[column.head for column in columns],
         key_rows=[(load, _key_row(panels, load, columns)) for load in panels.loads],
         tiers=Markup(tier_bars(panels)) if has_tiers else None,
         tier_changes=[change for load in panels.loads if (change := _tier_change(panels, load))] if has_tiers else [],
+        has_deadlines=has_deadlines,
         num_budgets=len(budgets),
-        latencies=Markup(latency_curves(panels)) if has_latencies else None,
+        latencies=Markup(latency_curves(panels, sorted(budgets) if has_tiers else ())) if has_latencies else None,
         queues=[
             (load, Markup(queues(panels, load, servers)))
             for load in panels.loads
@@ -136,7 +148,8 @@ def _finding(panels: Panels, load: str, has_deadlines: bool) -> str:
     shares = [f"{run.scheduler} {_shown(run.total['on_time'], 'share')}" for run in (best, worst)]
     if points < 0.05:
         return f"At load {load} the schedulers are equal: {shares[0]} on time."
-    return f"At load {load}, {shares[0]} on time, {shares[1]}: a difference of {points:.1f} points."
+    p99 = " against ".join(seconds(run.total["e2e_p99_s"]) for run in (best, worst))
+    return f"At load {load}, {shares[0]} on time, {shares[1]}: {points:.1f} points more; p99 of E2E {p99}."
 
 
 def _tier_change(panels: Panels, load: str) -> str | None:
@@ -162,17 +175,19 @@ def _key_row(panels: Panels, load: str, columns: Sequence[_Column]) -> list[list
     return [[_shown(run.total[column.name], column.kind) if run else _UNKNOWN for run in runs] for column in columns]
 
 
-def _server_rows(panels: Panels, load: str) -> list[list[str]]:
-    """Name, model, scheduler and figures; the schedulers of one server below each other."""
-    runs = [run for _, run in panels.of_load(load)]
-    order = [*_servers(runs), "total"]
-    rows = []
-    for run in runs:
+def _server_rows(panels: Panels, load: str) -> list[_ServerRows]:
+    """The figures of each server, the schedulers below each other."""
+    runs = panels.of_load(load)
+    found: dict[str, _ServerRows] = {}
+    for name in [*_servers([run for _, run in runs]), "total"]:
+        found[name] = _ServerRows(name, "", [])
+    for index, run in runs:
         for row in rows_of(run.summary):
-            model = "" if pd.isna(row["model"]) else str(row["model"])
+            server = found[row["server"]]
+            model = server.model if pd.isna(row["model"]) else row["model"]
             figures = [_shown(row[column.name], column.kind) for column in _SERVER_COLUMNS]
-            rows.append([row["server"], model, run.scheduler, *figures])
-    return sorted(rows, key=lambda row: order.index(row[0]))  # stable: the schedulers keep their order
+            found[row["server"]] = _ServerRows(server.name, model, [*server.rows, (index, figures)])
+    return list(found.values())
 
 
 def _servers(runs: Sequence[RunView]) -> list[str]:

@@ -1,90 +1,94 @@
 """What happened to each call, in compact columns: a million calls take some 150 MB."""
 
 from array import array
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from inframind.traces import CALLS
 
 from .clock import TICKS_PER_S
 from .request import Request
-from .server import FINISHED, Server
+from .server import FINISHED
+
+CHUNK = 1000
+"""Ended requests that are kept as objects before they go into columns: few, or they burden the garbage collector."""
 
 _NEVER = float("nan")
 
 
 class CallLog:
-    """Takes ended requests in, gives a table out."""
+    """Takes ended requests in, gives a table out.
 
-    def __init__(self) -> None:
-        self._ids: list[str] = []
-        self._servers: list[Server] = []
-        self._outcomes: list[str] = []
-        self._lengths = array("q")
-        """Prompt and output tokens, priority, preemptions and cached tokens of each call, one after the other."""
-        self._ticks = array("d")
-        """Arrival, first scheduled, first token and end of each call."""
+    Parameters
+    ----------
+    models
+        The model of each server, by name.
+    """
+
+    def __init__(self, models: Mapping[str, str]) -> None:
+        self._models = models
+        self._ended: list[Request] = []
+        self._texts: dict[str, list[str]] = {name: [] for name in ("call_id", "server", "outcome")}
+        self._counts = {
+            name: array("q")
+            for name in ("prompt_tokens", "output_tokens", "priority", "num_preemptions", "num_cached_tokens")
+        }
+        self._ticks = {name: array("d") for name in ("arrival_s", "scheduled_s", "first_token_s", "finish_s")}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._texts["call_id"]) + len(self._ended)
 
-    def record(self, server: Server, request: Request) -> None:
+    def record(self, request: Request) -> None:
         """Note a request that has just ended."""
-        self._ids.append(request.request_id)
-        self._servers.append(server)
-        self._outcomes.append(request.outcome or "")
-        self._lengths.extend(
-            (
-                request.prompt_tokens,
-                request.num_output_tokens,
-                request.priority,
-                request.num_preemptions,
-                request.num_cached_tokens,
-            )
-        )
-        scheduled, first_token = request.scheduled_at, request.first_token_at
-        self._ticks.extend(
-            (
-                request.arrival,
-                _NEVER if scheduled is None else scheduled,
-                _NEVER if first_token is None else first_token,
-                request.finished_at or 0,
-            )
-        )
+        self._ended.append(request)
+        if len(self._ended) == CHUNK:
+            self._store()
 
     def frame(self) -> pd.DataFrame:
         """One row for each call in the columns of ``traces.CALLS``, in the order of their ends."""
-        lengths = np.frombuffer(self._lengths, dtype=np.int64).reshape(-1, 5)
-        seconds = np.frombuffer(self._ticks, dtype=np.float64).reshape(-1, 4) / TICKS_PER_S
-        arrival, scheduled, first_token, end = seconds.T
-        outcome = pd.Series(self._outcomes, dtype="str")
-        finished = (outcome == FINISHED).to_numpy()
-        output_tokens = lengths[:, 1]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpot = np.where(finished & (output_tokens > 1), (end - first_token) / (output_tokens - 1), np.nan)
-        calls = pd.DataFrame(
-            {
-                "call_id": pd.Series(self._ids, dtype="str"),
-                "workflow_id": None,
-                "role": None,
-                "server": pd.Series([server.options.name for server in self._servers], dtype="str"),
-                "model": pd.Series([server.options.model for server in self._servers], dtype="str"),
-                "arrival_s": arrival,
-                "prompt_tokens": lengths[:, 0],
-                "output_tokens": output_tokens,
-                "priority": lengths[:, 2],
-                "budget_s": np.nan,
-                "deadline_s": np.nan,
-                "scheduled_s": scheduled,
-                "first_token_s": first_token,
-                "finish_s": end,
-                "num_preemptions": lengths[:, 3].astype(np.int32),
-                "num_cached_tokens": lengths[:, 4],
-                "outcome": outcome,
-                "ttft_s": first_token - arrival,
-                "tpot_s": tpot,
-                "e2e_s": np.where(finished, end - arrival, np.nan),
-            }
-        )
-        return calls.reindex(columns=CALLS.names)
+        self._store()
+        texts = {name: pd.Series(values, dtype="str") for name, values in self._texts.items()}
+        counts = {name: np.array(values, dtype=np.int64) for name, values in self._counts.items()}
+        times = {name: np.array(values, dtype=np.float64) / TICKS_PER_S for name, values in self._ticks.items()}
+        is_finished = (texts["outcome"] == FINISHED).to_numpy(dtype=bool)
+        return pd.DataFrame(
+            texts | counts | times | {"num_preemptions": counts["num_preemptions"].astype(np.int32)}
+        ).assign(
+            model=texts["server"].map(self._models).astype("str"),
+            ttft_s=times["first_token_s"] - times["arrival_s"],
+            tpot_s=_per_token(times, counts["output_tokens"], is_finished),
+            e2e_s=np.where(is_finished, times["finish_s"] - times["arrival_s"], np.nan),
+            workflow_id=None,
+            role=None,
+            budget_s=np.nan,
+            deadline_s=np.nan,
+        )[list(CALLS.names)]
+
+    def _store(self) -> None:
+        ended = self._ended
+        texts, counts, ticks = self._texts, self._counts, self._ticks
+        texts["call_id"] += [r.request_id for r in ended]
+        texts["server"] += [r.server_name for r in ended]
+        texts["outcome"] += [r.outcome or "" for r in ended]
+        counts["prompt_tokens"].extend([r.prompt_tokens for r in ended])
+        counts["output_tokens"].extend([r.num_output_tokens for r in ended])
+        counts["priority"].extend([r.priority for r in ended])
+        counts["num_preemptions"].extend([r.num_preemptions for r in ended])
+        counts["num_cached_tokens"].extend([r.num_cached_tokens for r in ended])
+        ticks["arrival_s"].extend([r.arrival for r in ended])
+        ticks["scheduled_s"].extend([_NEVER if r.scheduled_at is None else r.scheduled_at for r in ended])
+        ticks["first_token_s"].extend([_NEVER if r.first_token_at is None else r.first_token_at for r in ended])
+        ticks["finish_s"].extend([_NEVER if r.finished_at is None else r.finished_at for r in ended])
+        ended.clear()
+
+
+def _per_token(
+    times: Mapping[str, NDArray[np.float64]], output_tokens: NDArray[np.int64], is_finished: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Mean time for each token after the first, NaN where there is none."""
+    decodes = output_tokens - 1
+    span = times["finish_s"] - times["first_token_s"]
+    return np.where(is_finished & (decodes > 0), span / np.maximum(decodes, 1), np.nan)

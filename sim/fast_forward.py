@@ -94,6 +94,15 @@ class FastForwardScheduler(Scheduler):
             self._end(request, FINISHED)
         return first_tokens, finished
 
+    def skip_output(self) -> bool:
+        """Take the oldest step in flight as processed, if its output is nobody's first or last token."""
+        step = self.in_flight[0]
+        if step.scheduled or step.decode_round == 0 or step.decode_round in self._finish_rounds:
+            return False
+        self._processed_round = step.decode_round
+        self.in_flight.popleft()
+        return True
+
     # Runs of rounds.
 
     def uniform_rounds(self) -> int:
@@ -113,6 +122,25 @@ class FastForwardScheduler(Scheduler):
                 rounds += 1
         return rounds
 
+    def round_after_ends(self, rounds: int) -> tuple[int, int, int] | None:
+        """Under asynchronous scheduling, the round after ``uniform_rounds()`` of them, which comes before the output
+        of the last: without those that got their last token, who hold their blocks still. Returns its number of
+        decodes, their context before it, and the blocks it takes; None if it is not as plain as that."""
+        last = self.round + rounds
+        leaving = self._last_rounds.get(last)
+        if leaving is None or last - 1 in self._finish_rounds:
+            return None
+        num_decodes, base, start = self.num_decoding, self._context_base, last % self._block_size
+        blocks = self._phases[start]
+        for request in leaving:
+            own = request.num_computed_tokens - request.group_join
+            num_decodes -= 1
+            base -= own
+            blocks -= (own + last) % self._block_size == 0
+        if num_decodes == 0 or blocks > self.free_blocks_after(rounds):
+            return None
+        return num_decodes, base + num_decodes * last, blocks
+
     @property
     def context_tokens(self) -> int:
         """Tokens computed by the decoding requests."""
@@ -130,7 +158,7 @@ class FastForwardScheduler(Scheduler):
             self.kv_cache.take(blocks)
         in_flight = self.in_flight
         last = self.round = self.round + rounds
-        if keep > 1:
+        if keep == 2:
             step = Step()
             step.decode_round = last - 1
             in_flight.append(step)

@@ -13,14 +13,12 @@ class Pool:
     Parameters
     ----------
     on_end
-        Called with the server and the request whenever one ends, see `Server`.
+        Called with each request when it ends, see `Server`; ``request.server_name`` says where.
     fast_forward
         As for `Server`, for all of them.
     """
 
-    def __init__(
-        self, env: Environment, on_end: Callable[[Server, Request], None], *, fast_forward: bool = True
-    ) -> None:
+    def __init__(self, env: Environment, on_end: Callable[[Request], None], *, fast_forward: bool = True) -> None:
         self.env = env
         self.servers: dict[str, Server] = {}
         """By name, in the order in which they came; those drained or killed stay listed."""
@@ -34,11 +32,7 @@ class Pool:
         """Start a server now."""
         if options.name in self.servers:
             raise ValueError(f"the pool has a server {options.name!r} already")
-
-        def on_end(request: Request) -> None:
-            self._on_end(server, request)
-
-        server = Server(self.env, options, on_end, rank=len(self.servers), fast_forward=self._fast_forward)
+        server = Server(self.env, options, self._on_end, rank=len(self.servers), fast_forward=self._fast_forward)
         self.servers[options.name] = server
         return server
 

@@ -77,6 +77,7 @@ class Request:
         "prompt_tokens",
         "request_id",
         "scheduled_at",
+        "server_name",
         "status",
     )
 
@@ -123,7 +124,8 @@ class Request:
         self.final_tokens = 0
         """Prompt and output tokens at which it stops; set by ``Scheduler.why_never``."""
 
-        # Set by the server, in clock ticks.
+        # Set by the server; times are in clock ticks.
+        self.server_name = ""
         self.scheduled_at: int | None = None
         self.first_token_at: int | None = None
         self.finished_at: int | None = None

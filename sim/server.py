@@ -124,6 +124,7 @@ class Server:
         """
         now = self.env.now
         request.arrival = self._last_arrival = now if now > self._last_arrival else self._last_arrival + 1
+        request.server_name = self.options.name
         failure = self._why_not(request)
         if failure is not None:
             self._end(request, failure)
@@ -180,7 +181,10 @@ class Server:
         kv_cache = self._scheduler.kv_cache
         free = kv_cache.num_free
         if self._run is not None and self._fast is not None:
-            free = self._fast.free_blocks_after(self._run.rounds_by(self._next_look()))
+            run, rounds = self._run, self._run.rounds_by(self._next_look())
+            free = self._fast.free_blocks_after(min(rounds, run.rounds))
+            if rounds > run.rounds:
+                free -= run.tail_blocks
         return 1.0 - free / (kv_cache.num_blocks - 1)
 
     # The engine loop.
@@ -197,7 +201,7 @@ class Server:
             for request in self._aborting:
                 self._abort(request)
             self._aborting.clear()
-        if self._in_flight:
+        if self._in_flight and (self._fast is None or not self._fast.skip_output()):
             self._process()
         self._turn()
 
@@ -292,13 +296,20 @@ class Server:
         origin = in_flight[-1].end if in_flight else now
         oldest_end = in_flight[0].end if in_flight else now
         self._run = run = _Run(oldest_end, origin, first, growth, self._depth - len(in_flight), self._depth - 1)
-        self._wake = _Wake(self, run.stop_after(rounds), now)
+        wake = run.stop_after(rounds)
+        if self._depth > 1:
+            tail = fast.round_after_ends(rounds)
+            if tail is not None:
+                num_decodes, context_tokens, blocks = tail
+                duration, _ = self._step_ticks.decode_rounds(num_decodes, context_tokens)
+                wake = run.add_tail(duration, blocks)
+        self._wake = _Wake(self, wake, now)
         return True
 
     def _cut(self, run: "_Run") -> None:
         """End the run with the step that is running now."""
         rounds = run.rounds_by(self._next_look())
-        if rounds < run.rounds:
+        if rounds < run.rounds + run.has_tail:
             self._wake = _Wake(self, run.stop_after(rounds), self.env.now)
 
     def _next_look(self) -> int:
@@ -309,21 +320,29 @@ class Server:
         """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""
         assert self._fast is not None
         self._run = None
-        rounds, in_flight = run.rounds, self._in_flight
-        ended = rounds - run.missing
+        fast, in_flight, rounds = self._fast, self._in_flight, run.rounds
+        ended = rounds + run.has_tail - run.missing
         while ended > 0 and in_flight:
-            self._process()
+            if not fast.skip_output():
+                self._process()
             ended -= 1
         if rounds:
-            self._fast.advance(rounds, keep=self._depth - len(in_flight))
-            end = self._device_free = in_flight[-1].end = run.round_end(rounds)
-            self.busy_ticks += end - run.origin
-            if rounds > 1 and self._depth > 1:
+            fast.advance(rounds, keep=self._depth - len(in_flight) - run.has_tail)
+            end = in_flight[-1].end = run.round_end(rounds)
+            if rounds > 1 and len(in_flight) > 1:
                 in_flight[-2].end = run.round_end(rounds - 1)
+            if run.has_tail:
+                fast.advance(1, keep=1)
+                end = in_flight[-1].end = end + run.tail_ticks
+            self._device_free = end
+            self.busy_ticks += end - run.origin
 
 
 class _Run:
-    """A number of uniform steps after those that were in flight when the run began.
+    """A number of uniform steps after those that were in flight when the run began, and perhaps one more: the tail.
+
+    Under asynchronous scheduling the step in which somebody gets its last token is followed by one without it, before
+    the engine knows that token. That step is the tail.
 
     Parameters
     ----------
@@ -339,7 +358,18 @@ class _Run:
         Steps in flight beside the oldest.
     """
 
-    __slots__ = ("_first", "_growth", "_lag", "_oldest_end", "missing", "origin", "rounds")
+    __slots__ = (
+        "_first",
+        "_growth",
+        "_lag",
+        "_oldest_end",
+        "has_tail",
+        "missing",
+        "origin",
+        "rounds",
+        "tail_blocks",
+        "tail_ticks",
+    )
 
     def __init__(self, oldest_end: int, origin: int, first: int, growth: int, missing: int, lag: int) -> None:
         self._oldest_end = oldest_end
@@ -349,22 +379,32 @@ class _Run:
         self.missing = missing
         self._lag = lag
         self.rounds = 0
+        self.has_tail = False
 
     def stop_after(self, rounds: int) -> int:
-        """Let the run have so many rounds. Returns when the engine must look again: all of them are scheduled, and
-        the oldest step in flight ends."""
+        """Let the run have so many rounds and no tail. Returns when the engine must look again: all of them are
+        scheduled, and the oldest step in flight ends."""
         self.rounds = rounds
+        self.has_tail = False
         ended = rounds - self._lag
         if ended > 0:
             return self.origin + ended * self._first + self._growth * (ended * (ended - 1) // 2)
         return self.origin if ended == 0 else self._oldest_end
+
+    def add_tail(self, ticks: int, blocks: int) -> int:
+        """One step more, of that duration, which takes so many blocks. Returns when the engine must look again."""
+        self.has_tail = True
+        self.tail_ticks = ticks
+        self.tail_blocks = blocks
+        return self.round_end(self.rounds)
 
     def round_end(self, rounds: int) -> int:
         """When so many of its rounds have ended."""
         return self.origin + rounds * self._first + self._growth * (rounds * (rounds - 1) // 2)
 
     def rounds_by(self, tick: int) -> int:
-        """How many rounds are scheduled just before ``tick``: when they are, the next look is at ``tick`` or later."""
+        """How many rounds, the tail included, are scheduled just before ``tick``: when they are, the next look is at
+        ``tick`` or later."""
         elapsed = tick - self.origin
         if elapsed <= 0:
             rounds = self._lag if tick > self._oldest_end else 0
@@ -378,7 +418,8 @@ class _Run:
         while ended > 1 and (ended - 1) * first + growth * ((ended - 1) * (ended - 2) // 2) >= elapsed:
             ended -= 1
         rounds = ended + self._lag
-        return rounds if rounds < self.rounds else self.rounds
+        most = self.rounds + self.has_tail
+        return rounds if rounds < most else most
 
 
 class _Wake(simpy.Event):

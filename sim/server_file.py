@@ -93,13 +93,15 @@ class StepTimeSection(Section):
     fixed_s: Annotated[float, Field(gt=0)]
     """Each step."""
     prefill_token_s: Seconds
-    """Each token of a request with more than one token in the step."""
+    """Each token of a request with more than one token in the step, beyond the free ones."""
     decode_s: Seconds
     """Each request with one token in the step."""
     context_token_s: Seconds = 0.0
     """Each token computed so far by the requests of the step."""
     prefill_pair_s: Seconds = 0.0
     """Each (query, key) pair of a prefill chunk's causal attention."""
+    free_prefill_tokens: Annotated[int, Field(ge=0)] = 0
+    """Prefill tokens of a step that cost nothing extra: while the GEMMs are still bound by reading the weights."""
     std_error: dict[str, float] = Field(default_factory=dict)
     """Standard error of each fitted parameter, in its own unit."""
     fitted_on: FittedOn | None = None

@@ -10,8 +10,13 @@ from inframind.sim.step_time import StepTime
 from inframind.sim.vllm_0_32 import Step
 
 TRUE = StepTimeSection(
-    fixed_s=0.02, prefill_token_s=6e-5, decode_s=4e-5, context_token_s=7e-8, prefill_pair_s=2e-9
-)  # fmt: skip
+    fixed_s=0.02,
+    prefill_token_s=6e-5,
+    decode_s=4e-5,
+    context_token_s=7e-8,
+    prefill_pair_s=2e-9,
+    free_prefill_tokens=150,
+)
 BATCHES = [
     *(prefill_step(1, num, tokens) for num, tokens in [(1, 64), (1, 256), (1, 1024), (1, 4096), (4, 1024), (4, 2048)]),
     *(decode_step(1, num, context) for num in (1, 4, 16, 64, 256) for context in (256, 1024, 4096)),
@@ -47,15 +52,26 @@ def test_a_prediction_is_what_the_simulator_takes() -> None:
     by_simulator = StepTime(**TRUE.model_dump(exclude={"std_error", "fitted_on"})).seconds(step)
 
     assert predict_s([measured_step], TRUE) == pytest.approx([by_simulator], rel=1e-12)
-    assert by_simulator == pytest.approx(0.02 + 0.006 + 0.00012 + 0.000035 + 0.0000101)
+    assert by_simulator == pytest.approx(0.02 + 0.00012 + 0.000035 + 0.0000101)
 
 
-def test_known_parameters_are_found_again() -> None:
-    steps = measured(TRUE)
+def test_only_prefill_tokens_beyond_the_free_ones_take_time() -> None:
+    steps = [prefill_step(1, 1, 150), prefill_step(1, 1, 151), prefill_step(1, 2, 151)]
+
+    beyond = predict_s(steps, TRUE.model_copy(update={"context_token_s": 0.0, "prefill_pair_s": 0.0}))
+
+    assert beyond == pytest.approx([0.02, 0.02 + 6e-5, 0.02 + 152 * 6e-5], rel=1e-12)
+
+
+@pytest.mark.parametrize("free_prefill_tokens", [0, 1, 63, 64, 150, 700])
+def test_known_parameters_are_found_again(free_prefill_tokens: int) -> None:
+    true = TRUE.model_copy(update={"free_prefill_tokens": free_prefill_tokens})
+    steps = measured(true)
 
     fitted = fit_step_time(steps, source="made up", licence="CC0-1.0")
 
-    assert values(fitted) == pytest.approx(values(TRUE), rel=1e-6)
+    assert fitted.free_prefill_tokens == free_prefill_tokens
+    assert values(fitted) == pytest.approx(values(true), rel=1e-6)
     assert all(fitted.std_error[name] < 1e-6 * getattr(TRUE, name) for name in PARAMETERS)
     assert fitted.fitted_on is not None
     assert (fitted.fitted_on.source, fitted.fitted_on.licence) == ("made up", "CC0-1.0")
@@ -108,6 +124,17 @@ def test_a_parameter_at_its_bound_is_zero_and_has_the_size_that_is_not_ruled_out
     assert 0 < fitted.std_error["prefill_pair_s"] < 1e-8
 
 
+def test_without_a_time_per_prefill_token_none_is_free_and_that_has_no_standard_error() -> None:
+    """Each prefill token takes a microsecond less than none at all."""
+    base = TRUE.model_copy(update={"prefill_token_s": 0.0})
+    steps = [replace(step, seconds=step.seconds - 1e-6 * step.prefill_tokens) for step in measured(base)]
+
+    fitted = fit_step_time(steps)
+
+    assert (fitted.prefill_token_s, fitted.free_prefill_tokens) == (0, 0)
+    assert set(fitted.std_error) == set(PARAMETERS) - {"free_prefill_tokens"}
+
+
 def test_one_context_length_does_not_determine_three_parameters() -> None:
     steps = measured(TRUE, [*BATCHES[:6], *(decode_step(1, num, 512) for num in (1, 2, 4, 8, 16))])
 
@@ -127,16 +154,35 @@ def test_two_context_lengths_that_hardly_differ_leave_a_large_standard_error() -
 
 
 def test_a_phase_without_steps_is_named_by_its_parameter() -> None:
-    """Without decodes, the context of whole prompts is their tokens once more."""
-    with pytest.raises(ValueError, match="do not determine prefill_token_s, decode_s, context_token_s:"):
-        fit_step_time(measured(TRUE, BATCHES[:6]))
-    with pytest.raises(ValueError, match="do not determine prefill_token_s, prefill_pair_s:"):
+    """Without decodes, the context of whole prompts is their tokens once more, and free tokens are a shorter step."""
+    only_prefills = [*BATCHES[:6], prefill_step(1, 2, 512)]
+    with pytest.raises(
+        ValueError, match="determine fixed_s, prefill_token_s, decode_s, context_token_s, free_prefill_tokens:"
+    ):
+        fit_step_time(measured(TRUE, only_prefills))
+    with pytest.raises(ValueError, match="determine prefill_token_s, prefill_pair_s, free_prefill_tokens:"):
         fit_step_time(measured(TRUE, BATCHES[6:]))
 
 
-def test_five_steps_are_too_few() -> None:
-    with pytest.raises(ValueError, match="5 parameters need at least 6 steps, got 5"):
-        fit_step_time(measured(TRUE, BATCHES[:5]))
+def test_two_prefill_lengths_do_not_determine_three_parameters() -> None:
+    two_lengths = [prefill_step(1, 1, 512), prefill_step(1, 1, 2048), *BATCHES[6:]]
+
+    with pytest.raises(ValueError, match="determine prefill_token_s, prefill_pair_s, free_prefill_tokens: there must"):
+        fit_step_time(measured(TRUE, two_lengths))
+
+
+def test_prefills_of_more_than_one_length_are_beyond_the_free_tokens() -> None:
+    """One alone, here that of 1024 tokens, would be met by the time per token whatever number is free."""
+    true = TRUE.model_copy(update={"free_prefill_tokens": 700})
+    prefills = [prefill_step(1, 1, tokens) for tokens in (256, 512, 1024)]
+
+    assert fit_step_time(measured(true, [*prefills, *BATCHES[6:]])).free_prefill_tokens == 511
+    assert fit_step_time(measured(true, [*prefills, prefill_step(1, 1, 2048), *BATCHES[6:]])).free_prefill_tokens == 700
+
+
+def test_six_steps_are_too_few() -> None:
+    with pytest.raises(ValueError, match="6 parameters need at least 7 steps, got 6"):
+        fit_step_time(measured(TRUE, BATCHES[:6]))
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])

@@ -10,7 +10,7 @@ import simpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inframind.sim import TICKS_PER_S, Environment, Pool, Request, SchedulerOptions, Server, ServerOptions, StepTime
+from inframind.sim import TICKS_PER_S, Environment, Pool, Request, SchedulerOptions, ServerOptions, StepTime
 
 TICK_S = 1 / TICKS_PER_S
 
@@ -96,7 +96,7 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
     follow_ups: dict[str, Call] = {}
     expected = len(scenario.calls)
 
-    def on_end(server: Server, request: Request) -> None:
+    def on_end(request: Request) -> None:
         nonlocal expected
         # A failed call's own counters need not be brought up to date, but when and why it ended must agree.
         counters = (request.num_output_tokens, request.num_preemptions) if request.outcome == "finished" else ()
@@ -104,7 +104,7 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
         ended.append(
             (
                 env.now,
-                server.options.name,
+                request.server_name,
                 request.request_id,
                 request.outcome,
                 times,
@@ -180,7 +180,7 @@ def test_fast_forward_equals_the_step_by_step_engine(scenario: Scenario) -> None
 def test_a_long_decode_is_one_event() -> None:
     """10,000 tokens of a lone request take a handful of SimPy events."""
     env = Environment()
-    pool = Pool(env, lambda server, request: None)
+    pool = Pool(env, lambda request: None)
     options = ServerOptions("a", "model", SchedulerOptions(), StepTime(0.01, 0.0, 0.0, 1e-8))
     pool.add(options).submit(Request("r", 0, 10, 10_000))
     events = 0

@@ -196,7 +196,7 @@ def test_gauges_follow_the_engine() -> None:
 
 
 def test_a_pool_names_its_servers_once() -> None:
-    pool = Pool(Environment(), lambda server, request: None)
+    pool = Pool(Environment(), lambda request: None)
     pool.add(options(SYNC))
 
     with pytest.raises(ValueError, match="has a server 'server' already"):
@@ -206,7 +206,7 @@ def test_a_pool_names_its_servers_once() -> None:
 def test_servers_of_one_pool_share_the_clock_and_report_who_served() -> None:
     env = Environment()
     ended: list[tuple[str, str, float]] = []
-    pool = Pool(env, lambda server, request: ended.append((server.options.name, request.request_id, env.now_s)))
+    pool = Pool(env, lambda request: ended.append((request.server_name, request.request_id, env.now_s)))
     for name, step_s in (("slow", 2.0), ("fast", 1.0)):
         pool.add(ServerOptions(name, "model", SYNC, StepTime(step_s, 0.0, 0.0)))
     for name in ("slow", "fast"):

@@ -36,7 +36,8 @@ def a_frame(schema: pa.Schema) -> pd.DataFrame:
 def write(folder: Path, **other: Any) -> None:
     calls, samples = a_frame(CALLS), a_frame(SAMPLES)
     tables = {"calls": calls, "samples": samples, "summary": summarise(calls, samples)}
-    write_run(folder, **({"config": CONFIG, "seed": 7} | tables | other))
+    arguments: dict[str, Any] = {"config": CONFIG, "seed": 7, **tables, **other}
+    write_run(folder, **arguments)
 
 
 def problems(folder: Path) -> list[str]:
