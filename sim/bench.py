@@ -41,7 +41,7 @@ class Measurement:
     """Simulated LLM calls per second of the machine's time, everything recorded (median)."""
     simulated_s_per_s: float
     simpy_timeouts_per_s: float
-    """``yield env.timeout(1)`` in one process, right before and after each run (median)."""
+    """Bare SimPy, right before and after each run (median), see `simpy_timeouts_per_s`."""
     timeouts_per_call: float
     """Median over the runs of (timeouts per second) / (calls per second): the cost of one call."""
     timeouts_per_call_range: tuple[float, float]
@@ -49,17 +49,18 @@ class Measurement:
     """Requests running on a server, averaged over servers and time."""
 
 
-def simpy_timeouts_per_s(num: int = 300_000) -> float:
-    """Bare SimPy: one process that waits ``num`` times."""
+def simpy_timeouts_per_s(num_processes: int = 5, num: int = 400_000) -> float:
+    """Bare SimPy: processes that do nothing but wait again and again, as many as the workload has servers."""
     env = simpy.Environment()
 
-    def wait() -> Generator[simpy.Event]:
-        for _ in range(num):
-            yield env.timeout(1)
+    def wait(delay: float) -> Generator[simpy.Event]:
+        while True:
+            yield env.timeout(delay)
 
-    env.process(wait())
+    for index in range(num_processes):
+        env.process(wait(1.0 + 0.001 * index))
     start = time.perf_counter()
-    env.run()
+    env.run(until=num / num_processes)
     return num / (time.perf_counter() - start)
 
 
@@ -111,16 +112,17 @@ def measure(
     requests: pd.DataFrame,
     *,
     repeats: int = 3,
+    sample_s: float = 1.0,
     on_repeat: Callable[[], None] | None = None,
 ) -> Measurement:
-    """Run a workload ``repeats`` times, calls spread evenly over the servers."""
+    """Run a workload ``repeats`` times, calls spread evenly over the servers, gauges read every ``sample_s``."""
     server_index = np.random.default_rng(1).integers(0, len(servers), len(requests))
     calls_per_s, timeouts_per_s, ratios, sim_s_per_s, running = [], [], [], [], 0.0
     for _ in range(repeats):
         gc.collect()
         before = simpy_timeouts_per_s()
         start = time.perf_counter()
-        run = simulate_calls(servers, requests, server_index=server_index)
+        run = simulate_calls(servers, requests, server_index=server_index, sample_s=sample_s)
         wall_s = time.perf_counter() - start
         timeouts = (before + simpy_timeouts_per_s()) / 2
         calls_per_s.append(len(requests) / wall_s)
@@ -156,8 +158,8 @@ def bench_sim(num_calls: int, repeats: int, on_progress: Callable[[float], None]
         if on_progress is not None:
             on_progress(done / (8 * repeats))
 
-    def run(name: str, servers: list[ServerOptions], requests: pd.DataFrame) -> Measurement:
-        return measure(name, servers, requests, repeats=repeats, on_repeat=on_repeat)
+    def run(name: str, servers: list[ServerOptions], requests: pd.DataFrame, sample_s: float = 1.0) -> Measurement:
+        return measure(name, servers, requests, repeats=repeats, sample_s=sample_s, on_repeat=on_repeat)
 
     requests = bench_requests(num_calls)
     fixed = [
@@ -165,11 +167,13 @@ def bench_sim(num_calls: int, repeats: int, on_progress: Callable[[float], None]
         for policy in ("fcfs", "priority")
         for is_async in (False, True)
     ]
-    # The same number of requests runs at a time: outputs four times as long at a quarter of the rate.
+    # The same number of requests runs at a time: outputs four times as long at a quarter of the rate. The run is then
+    # four times as long too; the gauges are read as often in all.
     long_outputs = run(
         "fcfs, async, outputs x4",
         bench_pool(),
         bench_requests(num_calls, calls_per_s=CALLS_PER_S / 4, output_scale=4.0),
+        sample_s=4.0,
     )
     long_run = run("fcfs, async, calls x4", bench_pool(), bench_requests(4 * num_calls))
     batches = [

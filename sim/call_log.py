@@ -47,25 +47,37 @@ class CallLog:
         if len(self._ended) == CHUNK:
             self._store()
 
-    def frame(self) -> pd.DataFrame:
-        """One row for each call in the columns of ``traces.CALLS``, in the order of their ends."""
+    def frame(self, order: NDArray[np.intp] | None = None) -> pd.DataFrame:
+        """One row for each call in the columns of ``traces.CALLS``, in the order of their ends or in that given."""
         self._store()
-        texts = {name: pd.Series(values, dtype="str") for name, values in self._texts.items()}
-        counts = {name: np.array(values, dtype=np.int64) for name, values in self._counts.items()}
-        times = {name: np.array(values, dtype=np.float64) / TICKS_PER_S for name, values in self._ticks.items()}
-        is_finished = (texts["outcome"] == FINISHED).to_numpy(dtype=bool)
-        return pd.DataFrame(
-            texts | counts | times | {"num_preemptions": counts["num_preemptions"].astype(np.int32)}
-        ).assign(
-            model=texts["server"].map(self._models).astype("str"),
-            ttft_s=times["first_token_s"] - times["arrival_s"],
-            tpot_s=_per_token(times, counts["output_tokens"], is_finished),
-            e2e_s=np.where(is_finished, times["finish_s"] - times["arrival_s"], np.nan),
-            workflow_id=None,
-            role=None,
-            budget_s=np.nan,
-            deadline_s=np.nan,
-        )[list(CALLS.names)]
+        rows = slice(None) if order is None else order
+        counts = {name: np.array(values, dtype=np.int64)[rows] for name, values in self._counts.items()}
+        times = {name: np.array(values, dtype=np.float64)[rows] / TICKS_PER_S for name, values in self._ticks.items()}
+        server = pd.Series(self._texts["server"], dtype="category").iloc[rows]
+        outcome = pd.Series(self._texts["outcome"], dtype="category").iloc[rows]
+        is_finished = (outcome == FINISHED).to_numpy(dtype=bool)
+        columns = {
+            **counts,
+            **times,
+            "call_id": pd.Series(self._texts["call_id"], dtype="str").array[rows],
+            "server": server.astype("str").array,
+            "model": server.map(self._models).astype("str").array,
+            "outcome": outcome.astype("str").array,
+            "num_preemptions": counts["num_preemptions"].astype(np.int32),
+            "ttft_s": times["first_token_s"] - times["arrival_s"],
+            "tpot_s": _per_token(times, counts["output_tokens"], is_finished),
+            "e2e_s": np.where(is_finished, times["finish_s"] - times["arrival_s"], np.nan),
+            "workflow_id": None,
+            "role": None,
+            "budget_s": np.nan,
+            "deadline_s": np.nan,
+        }
+        return pd.DataFrame({name: columns[name] for name in CALLS.names}, index=pd.RangeIndex(len(server)))
+
+    def call_ids(self) -> list[str]:
+        """In the order of their ends."""
+        self._store()
+        return self._texts["call_id"]
 
     def _store(self) -> None:
         ended = self._ended

@@ -25,8 +25,9 @@ class Environment(simpy.Environment):
 
     def __init__(self) -> None:
         super().__init__(initial_time=0)
-        self._wake_tick = -1
-        self._wake_rank = -1
+        self.wake_tick = -1
+        """When a server woke last, and the highest rank of those that woke then: see `Server`."""
+        self.wake_rank = -1
 
     @property
     def now(self) -> int:
@@ -41,16 +42,3 @@ class Environment(simpy.Environment):
     def timeout_at(self, seconds: float) -> simpy.Timeout:
         """A timeout at an absolute time, which must not have passed."""
         return self.timeout(to_ticks(seconds) - self.now)
-
-    def note_wake(self, rank: int) -> None:
-        """A server of that rank wakes now, see `Server`."""
-        now = self.now
-        if now > self._wake_tick:
-            self._wake_tick = now
-            self._wake_rank = rank
-        elif rank > self._wake_rank:
-            self._wake_rank = rank
-
-    def has_passed(self, rank: int) -> bool:
-        """Whether a server of that rank would have woken already, had it woken at this tick."""
-        return self._wake_rank > rank and self._wake_tick == self.now

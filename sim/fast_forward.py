@@ -50,16 +50,17 @@ class FastForwardScheduler(Scheduler):
 
     def schedule(self) -> Step:
         """As ``Scheduler.schedule``; the group's tokens are counted in the step but not listed in it."""
-        if self._prefilling or self._blocks_needed(1) > self.kv_cache.num_free:
+        blocks = self._phases[self.round % self._block_size]
+        if self._prefilling or blocks > self.kv_cache.num_free:
             return self._schedule_singly()
         cap = self._long_prefill_cap()
-        num_decodes = self.num_decoding
-        context_tokens = self._context_base + num_decodes * (self.round + 1)
-        self.advance(1, keep=1)
-        step = self.in_flight[-1]
-        step.num_decodes = num_decodes
-        step.context_tokens = context_tokens
+        step = Step()
         step.scheduled = {}
+        step.decode_round = self.round = self.round + 1
+        step.num_decodes = num_decodes = self.num_decoding
+        step.context_tokens = self._context_base + num_decodes * self.round
+        self.in_flight.append(step)
+        self._take_round(blocks)
         self._schedule_waiting(step, self.options.max_num_batched_tokens - num_decodes, cap)
         self._after_schedule(step)
         for request in step.scheduled:
@@ -122,24 +123,15 @@ class FastForwardScheduler(Scheduler):
                 rounds += 1
         return rounds
 
-    def round_after_ends(self, rounds: int) -> tuple[int, int, int] | None:
-        """Under asynchronous scheduling, the round after ``uniform_rounds()`` of them, which comes before the output
-        of the last: without those that got their last token, who hold their blocks still. Returns its number of
-        decodes, their context before it, and the blocks it takes; None if it is not as plain as that."""
+    def has_tail(self, rounds: int) -> bool:
+        """Under asynchronous scheduling the output of the last of ``uniform_rounds()`` comes in after one more round
+        is scheduled, without those who got their last token but hold their blocks still. Whether that round is sure
+        to be as plain as the others."""
         last = self.round + rounds
         leaving = self._last_rounds.get(last)
-        if leaving is None or last - 1 in self._finish_rounds:
-            return None
-        num_decodes, base, start = self.num_decoding, self._context_base, last % self._block_size
-        blocks = self._phases[start]
-        for request in leaving:
-            own = request.num_computed_tokens - request.group_join
-            num_decodes -= 1
-            base -= own
-            blocks -= (own + last) % self._block_size == 0
-        if num_decodes == 0 or blocks > self.free_blocks_after(rounds):
-            return None
-        return num_decodes, base + num_decodes * last, blocks
+        if leaving is None or len(leaving) == self.num_decoding or last - 1 in self._finish_rounds:
+            return False
+        return (rounds // self._block_size + 2) * self.num_decoding <= self.kv_cache.num_free
 
     @property
     def context_tokens(self) -> int:
@@ -147,15 +139,20 @@ class FastForwardScheduler(Scheduler):
         return self._context_base + self.num_decoding * self.round
 
     def free_blocks_after(self, rounds: int) -> int:
-        """Free blocks after so many more uniform rounds."""
-        return self.kv_cache.num_free - self._blocks_needed(rounds)
+        """Free blocks after so many more rounds: uniform ones, and perhaps the tail."""
+        uniform = min(rounds, self._ends[0] - self.round)
+        blocks = self._blocks_needed(uniform)
+        if rounds > uniform:
+            last = self.round + uniform
+            bases = (r.num_computed_tokens - r.group_join for r in self._last_rounds[last])
+            blocks += self._phases[last % self._block_size]
+            blocks -= sum((base + last) % self._block_size == 0 for base in bases)
+        return self.kv_cache.num_free - blocks
 
     def advance(self, rounds: int, keep: int) -> None:
         """Schedule that many rounds at once, at most ``uniform_rounds()``; the last ``keep`` (1 or 2) join the steps in
         flight, the output of the others is in."""
         blocks = self._blocks_needed(rounds)
-        if blocks:
-            self.kv_cache.take(blocks)
         in_flight = self.in_flight
         last = self.round = self.round + rounds
         if keep == 2:
@@ -168,9 +165,15 @@ class FastForwardScheduler(Scheduler):
         processed = last - len(in_flight)
         if processed > self._processed_round:
             self._processed_round = processed
-        if self._ends and self._ends[0] == last:
+        self._take_round(blocks)
+
+    def _take_round(self, blocks: int) -> None:
+        """Blocks for the rounds up to the newest, which is the last for some."""
+        if blocks:
+            self.kv_cache.take(blocks)
+        if self._ends and self._ends[0] == self.round:
             heappop(self._ends)
-            for request in self._last_rounds.pop(last):
+            for request in self._last_rounds.pop(self.round):
                 self._leave(request)
 
     def _blocks_needed(self, rounds: int) -> int:

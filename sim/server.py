@@ -47,7 +47,6 @@ class State(Enum):
     DEAD = "dead"
 
 
-_UP = State.UP
 _LIFE = {
     State.UP: {"drain": State.DRAINING, "kill": State.DEAD},
     State.DRAINING: {"kill": State.DEAD},
@@ -98,7 +97,10 @@ class Server:
         self.busy_ticks = 0
         """Time during which steps ran, those in flight included to their end."""
         self._on_end = on_end
+        self._may_refuse = options.max_num_queued_reqs is not None
+        """Whether there can be other reasons to refuse a request than its length."""
         self._rank = rank
+        self.wake_callbacks: list[Callable[[simpy.Event], None]] = [self.on_wake]
         self.wake_priority = simpy.events.EventPriority(simpy.events.NORMAL + 1 + rank)
         self._step_ticks = StepTicks(options.step_time)
         self._fast = FastForwardScheduler(options.scheduler) if fast_forward else None
@@ -125,23 +127,24 @@ class Server:
         now = self.env.now
         request.arrival = self._last_arrival = now if now > self._last_arrival else self._last_arrival + 1
         request.server_name = self.options.name
-        failure = self._why_not(request)
-        if failure is not None:
-            self._end(request, failure)
-            return
+        if self._may_refuse or self._scheduler.why_never(request) is not None:
+            failure = self._why_not(request)
+            if failure is not None:
+                self._end(request, failure)
+                return
         self._inbox.append(request)
         if self._is_idle:
             self._is_idle = False
             self._wake = _Wake(self, now, now)
         elif self._run is not None and self._scheduler.may_admit(request):
-            self._cut(self._run)
+            self._cut(self._run, now)
 
     def abort(self, request: Request) -> None:
         """Give up a request; it ends with the step that is running now. One that has ended stays as it is."""
         if request.outcome is None:
             self._aborting.append(request)
             if self._run is not None:
-                self._cut(self._run)
+                self._cut(self._run, self.env.now)
 
     def drain(self) -> None:
         """Take nothing more; what is here runs to its end."""
@@ -151,7 +154,7 @@ class Server:
         """Die: every request here fails now."""
         self._go("kill")
         if self._run is not None:
-            self._cut(self._run)
+            self._cut(self._run, self.env.now)
             self._land(self._run)
         self._wake = None
         self._in_flight.clear()
@@ -181,10 +184,7 @@ class Server:
         kv_cache = self._scheduler.kv_cache
         free = kv_cache.num_free
         if self._run is not None and self._fast is not None:
-            run, rounds = self._run, self._run.rounds_by(self._next_look())
-            free = self._fast.free_blocks_after(min(rounds, run.rounds))
-            if rounds > run.rounds:
-                free -= run.tail_blocks
+            free = self._fast.free_blocks_after(self._run.rounds_by(self._next_look(self.env.now)))
         return 1.0 - free / (kv_cache.num_blocks - 1)
 
     # The engine loop.
@@ -194,7 +194,13 @@ class Server:
         if event is not self._wake:
             return
         self._wake = None
-        self.env.note_wake(self._rank)
+        env, rank = self.env, self._rank
+        now = env.now
+        if now > env.wake_tick:
+            env.wake_tick = now
+            env.wake_rank = rank
+        elif rank > env.wake_rank:
+            env.wake_rank = rank
         if self._run is not None:
             self._land(self._run)
         if self._aborting:
@@ -203,11 +209,11 @@ class Server:
             self._aborting.clear()
         if self._in_flight and (self._fast is None or not self._fast.skip_output()):
             self._process()
-        self._turn()
+        self._turn(now)
 
-    def _turn(self) -> None:
+    def _turn(self, now: int) -> None:
         """Take in what has come, then schedule until as many steps are in flight as there may be."""
-        scheduler, in_flight, now = self._scheduler, self._in_flight, self.env.now
+        scheduler, in_flight = self._scheduler, self._in_flight
         while True:
             if self._inbox:
                 for request in self._inbox:
@@ -215,7 +221,7 @@ class Server:
                 self._inbox.clear()
             elif self._start_run(now):
                 return
-            if scheduler.has_unfinished_requests():
+            if scheduler.running or scheduler.waiting:
                 step = scheduler.schedule()
                 self._launch(step, now)
                 if len(in_flight) < self._depth and (step.num_tokens or scheduler.has_unfinished_requests()):
@@ -254,7 +260,7 @@ class Server:
             self._on_end(request)
 
     def _why_not(self, request: Request) -> Failure | None:
-        if self.state is not _UP:
+        if self.state is not State.UP:
             return Failure.DRAINING if self.state is State.DRAINING else Failure.KILLED
         if self._scheduler.why_never(request) is not None:
             return Failure.NEVER_FITS
@@ -281,6 +287,7 @@ class Server:
         if following is None:
             raise ValueError(f"server {self.options.name} is {self.state.value}: cannot {event} it")
         self.state = following
+        self._may_refuse = True
 
     # Fast-forward.
 
@@ -296,25 +303,20 @@ class Server:
         origin = in_flight[-1].end if in_flight else now
         oldest_end = in_flight[0].end if in_flight else now
         self._run = run = _Run(oldest_end, origin, first, growth, self._depth - len(in_flight), self._depth - 1)
-        wake = run.stop_after(rounds)
-        if self._depth > 1:
-            tail = fast.round_after_ends(rounds)
-            if tail is not None:
-                num_decodes, context_tokens, blocks = tail
-                duration, _ = self._step_ticks.decode_rounds(num_decodes, context_tokens)
-                wake = run.add_tail(duration, blocks)
-        self._wake = _Wake(self, wake, now)
+        self._wake = _Wake(self, run.stop_after(rounds, has_tail=self._depth > 1 and fast.has_tail(rounds)), now)
         return True
 
-    def _cut(self, run: "_Run") -> None:
+    def _cut(self, run: "_Run", now: int) -> None:
         """End the run with the step that is running now."""
-        rounds = run.rounds_by(self._next_look())
+        rounds = run.rounds_by(self._next_look(now))
         if rounds < run.rounds + run.has_tail:
-            self._wake = _Wake(self, run.stop_after(rounds), self.env.now)
+            self._wake = _Wake(self, run.stop_after(rounds), now)
 
-    def _next_look(self) -> int:
-        """The first tick at which the engine may still look at its queues: now, unless its turn has passed."""
-        return self.env.now + self.env.has_passed(self._rank)
+    def _next_look(self, now: int) -> int:
+        """The first tick at which the engine may still look at its queues: now, unless a server of higher rank has
+        woken now, for then its own turn has passed."""
+        env = self.env
+        return now + 1 if env.wake_tick == now and env.wake_rank > self._rank else now
 
     def _land(self, run: "_Run") -> None:
         """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""
@@ -332,8 +334,9 @@ class Server:
             if rounds > 1 and len(in_flight) > 1:
                 in_flight[-2].end = run.round_end(rounds - 1)
             if run.has_tail:
+                duration, _ = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
                 fast.advance(1, keep=1)
-                end = in_flight[-1].end = end + run.tail_ticks
+                end = in_flight[-1].end = end + duration
             self._device_free = end
             self.busy_ticks += end - run.origin
 
@@ -367,8 +370,6 @@ class _Run:
         "missing",
         "origin",
         "rounds",
-        "tail_blocks",
-        "tail_ticks",
     )
 
     def __init__(self, oldest_end: int, origin: int, first: int, growth: int, missing: int, lag: int) -> None:
@@ -381,22 +382,15 @@ class _Run:
         self.rounds = 0
         self.has_tail = False
 
-    def stop_after(self, rounds: int) -> int:
-        """Let the run have so many rounds and no tail. Returns when the engine must look again: all of them are
-        scheduled, and the oldest step in flight ends."""
+    def stop_after(self, rounds: int, *, has_tail: bool = False) -> int:
+        """Let the run have so many rounds, and a tail or none. Returns when the engine must look again: all of them
+        are scheduled, and the oldest step in flight ends."""
         self.rounds = rounds
-        self.has_tail = False
-        ended = rounds - self._lag
+        self.has_tail = has_tail
+        ended = rounds - self._lag + has_tail
         if ended > 0:
             return self.origin + ended * self._first + self._growth * (ended * (ended - 1) // 2)
         return self.origin if ended == 0 else self._oldest_end
-
-    def add_tail(self, ticks: int, blocks: int) -> int:
-        """One step more, of that duration, which takes so many blocks. Returns when the engine must look again."""
-        self.has_tail = True
-        self.tail_ticks = ticks
-        self.tail_blocks = blocks
-        return self.round_end(self.rounds)
 
     def round_end(self, rounds: int) -> int:
         """When so many of its rounds have ended."""
@@ -426,8 +420,9 @@ class _Wake(simpy.Event):
     """As ``simpy.Timeout``, for an absolute tick and after everything else that happens then."""
 
     def __init__(self, server: Server, tick: int, now: int) -> None:
-        env = self.env = server.env
-        self.callbacks = [server.on_wake]
+        self.env = server.env
+        # SimPy drops an event's list of callbacks when it has run them and changes nothing in it: one will do for all.
+        self.callbacks = server.wake_callbacks
         self._ok = True
         self._value = None
-        env.schedule(self, server.wake_priority, tick - now)
+        server.env.schedule(self, server.wake_priority, tick - now)

@@ -79,8 +79,7 @@ def simulate_calls(
     with _no_garbage_collection():
         env.run()
 
-    calls = log.frame()
-    calls = calls.iloc[np.argsort(calls["call_id"].astype("int64").to_numpy())].reset_index(drop=True)
+    calls = log.frame(np.argsort(np.array(log.call_ids(), dtype=np.int64)))
     duration_s = calls["finish_s"].max() or 1.0
     if "budget_s" in requests:
         calls["budget_s"] = requests["budget_s"].to_numpy()

@@ -138,6 +138,7 @@ class Scheduler:
         """Whether no step can admit anything until a request comes, ends or frees blocks."""
         self._is_async = options.async_scheduling
         self._has_prefix_caching = options.enable_prefix_caching
+        self._must_fit_whole = options.scheduler_reserve_full_isl
         self._watermark_blocks = int(options.watermark * options.num_blocks)
         self._num_admissions = 0
 
@@ -298,21 +299,18 @@ class Scheduler:
             if not self._allocate_admission(request, hit, tokens):
                 break
             waiting.take()
-            self._admit(request, computed)
+            if request.status is WAITING:
+                request.num_cached_tokens = computed
+            request.status = RUNNING
+            request.num_computed_tokens = computed
+            request.admission = self._num_admissions
+            self._num_admissions += 1
+            running.append(request)
             step.scheduled[request] = tokens
             budget -= tokens
         for request in reversed(aside):
             waiting.push_back(request)
         self.is_admission_blocked = is_blocked and not aside
-
-    def _admit(self, request: Request, computed: int) -> None:
-        if request.status is WAITING:
-            request.num_cached_tokens = computed
-        request.status = RUNNING
-        request.num_computed_tokens = computed
-        request.admission = self._num_admissions
-        self._num_admissions += 1
-        self.running.append(request)
 
     def _after_schedule(self, step: Step) -> None:
         """Count the step's tokens as computed, before they are (S:1616, ``async_scheduler.py``)."""
@@ -388,18 +386,15 @@ class Scheduler:
 
     def _allocate_admission(self, request: Request, hit: list[Block], tokens: int) -> bool:
         """Blocks for a waiting request's first tokens, or False; nothing is reserved for the rest (K:519-579)."""
-        kv_cache, options = self.kv_cache, self.options
-        # Taking a hit block that nobody holds uses up a free block too.
-        free = kv_cache.num_free
+        kv_cache, block_size = self.kv_cache, self.options.block_size
+        free = kv_cache.num_free - self._watermark_blocks if self.running else kv_cache.num_free
+        num_tokens = request.prompt_tokens + request.num_output_tokens
         if hit:
-            free -= sum(block.ref_cnt == 0 for block in hit)
-        if self.running:
-            free -= self._watermark_blocks
-        block_size = options.block_size
+            # Taking a hit block that nobody holds uses up a free block too.
+            free += len(hit) - sum(block.ref_cnt == 0 for block in hit)
         computed = len(hit) * block_size + tokens
         blocks = -(-computed // block_size)
-        must_fit = -(-request.num_tokens // block_size) if options.scheduler_reserve_full_isl else blocks
-        if must_fit - len(hit) > free:
+        if (-(-num_tokens // block_size) if self._must_fit_whole else blocks) > free:
             return False
         if hit:
             kv_cache.touch(hit)
@@ -407,7 +402,7 @@ class Scheduler:
         request.num_blocks = blocks
         if self._has_prefix_caching:
             request.cached_blocks = hit
-            self._cache_blocks(request, min(computed, request.num_tokens))
+            self._cache_blocks(request, min(computed, num_tokens))
         return True
 
     def _cache_blocks(self, request: Request, tokens: int) -> None:
