@@ -11,11 +11,11 @@ at the end of the step that is then running, where the step-by-step loop would n
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from math import sqrt
 
 import simpy
 
 from .clock import Environment
+from .decode_run import DecodeRun
 from .fast_forward import FastForwardScheduler
 from .request import Request
 from .step_time import StepTicks, StepTime
@@ -100,6 +100,7 @@ class Server:
         self._may_refuse = options.max_num_queued_reqs is not None
         """Whether there can be other reasons to refuse a request than its length."""
         self._rank = rank
+        # For _Wake: what SimPy calls, and when within a tick.
         self.wake_callbacks: list[Callable[[simpy.Event], None]] = [self.on_wake]
         self.wake_priority = simpy.events.EventPriority(simpy.events.NORMAL + 1 + rank)
         self._step_ticks = StepTicks(options.step_time)
@@ -114,7 +115,7 @@ class Server:
         self._is_idle = True
         self._wake: simpy.Event | None = None
         """The event that ends the oldest step in flight, or the run; one that is not this is out of date."""
-        self._run: _Run | None = None
+        self._run: DecodeRun | None = None
 
     # What a caller may do.
 
@@ -194,13 +195,12 @@ class Server:
         if event is not self._wake:
             return
         self._wake = None
-        env, rank = self.env, self._rank
+        env = self.env
         now = env.now
         if now > env.wake_tick:
-            env.wake_tick = now
-            env.wake_rank = rank
-        elif rank > env.wake_rank:
-            env.wake_rank = rank
+            env.wake_tick, env.wake_rank = now, self._rank
+        elif self._rank > env.wake_rank:
+            env.wake_rank = self._rank
         if self._run is not None:
             self._land(self._run)
         if self._aborting:
@@ -302,11 +302,11 @@ class Server:
         first, growth = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
         origin = in_flight[-1].end if in_flight else now
         oldest_end = in_flight[0].end if in_flight else now
-        self._run = run = _Run(oldest_end, origin, first, growth, self._depth - len(in_flight), self._depth - 1)
+        self._run = run = DecodeRun(oldest_end, origin, first, growth, self._depth - len(in_flight), self._depth - 1)
         self._wake = _Wake(self, run.stop_after(rounds, has_tail=self._depth > 1 and fast.has_tail(rounds)), now)
         return True
 
-    def _cut(self, run: "_Run", now: int) -> None:
+    def _cut(self, run: DecodeRun, now: int) -> None:
         """End the run with the step that is running now."""
         rounds = run.rounds_by(self._next_look(now))
         if rounds < run.rounds + run.has_tail:
@@ -318,7 +318,7 @@ class Server:
         env = self.env
         return now + 1 if env.wake_tick == now and env.wake_rank > self._rank else now
 
-    def _land(self, run: "_Run") -> None:
+    def _land(self, run: DecodeRun) -> None:
         """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""
         assert self._fast is not None
         self._run = None
@@ -339,81 +339,6 @@ class Server:
                 end = in_flight[-1].end = end + duration
             self._device_free = end
             self.busy_ticks += end - run.origin
-
-
-class _Run:
-    """A number of uniform steps after those that were in flight when the run began, and perhaps one more: the tail.
-
-    Under asynchronous scheduling the step in which somebody gets its last token is followed by one without it, before
-    the engine knows that token. That step is the tail.
-
-    Parameters
-    ----------
-    oldest_end
-        When the oldest step in flight ends.
-    origin
-        When the run's first round starts: the youngest step in flight ends.
-    first, growth
-        Duration of the first round, and what each further one takes longer than the one before.
-    missing
-        Rounds that are scheduled at once; each further one when the oldest step in flight has ended.
-    lag
-        Steps in flight beside the oldest.
-    """
-
-    __slots__ = (
-        "_first",
-        "_growth",
-        "_lag",
-        "_oldest_end",
-        "has_tail",
-        "missing",
-        "origin",
-        "rounds",
-    )
-
-    def __init__(self, oldest_end: int, origin: int, first: int, growth: int, missing: int, lag: int) -> None:
-        self._oldest_end = oldest_end
-        self.origin = origin
-        self._first = first
-        self._growth = growth
-        self.missing = missing
-        self._lag = lag
-        self.rounds = 0
-        self.has_tail = False
-
-    def stop_after(self, rounds: int, *, has_tail: bool = False) -> int:
-        """Let the run have so many rounds, and a tail or none. Returns when the engine must look again: all of them
-        are scheduled, and the oldest step in flight ends."""
-        self.rounds = rounds
-        self.has_tail = has_tail
-        ended = rounds - self._lag + has_tail
-        if ended > 0:
-            return self.origin + ended * self._first + self._growth * (ended * (ended - 1) // 2)
-        return self.origin if ended == 0 else self._oldest_end
-
-    def round_end(self, rounds: int) -> int:
-        """When so many of its rounds have ended."""
-        return self.origin + rounds * self._first + self._growth * (rounds * (rounds - 1) // 2)
-
-    def rounds_by(self, tick: int) -> int:
-        """How many rounds, the tail included, are scheduled just before ``tick``: when they are, the next look is at
-        ``tick`` or later."""
-        elapsed = tick - self.origin
-        if elapsed <= 0:
-            rounds = self._lag if tick > self._oldest_end else 0
-            return rounds if rounds > self.missing else self.missing
-        # The fewest rounds that last as long as the time elapsed: a float guess, made exact.
-        first, growth = self._first, self._growth
-        b = first - growth / 2
-        ended = 1 + int((sqrt(b * b + 2 * growth * elapsed) - b) / growth if growth else elapsed / first)
-        while ended * first + growth * (ended * (ended - 1) // 2) < elapsed:
-            ended += 1
-        while ended > 1 and (ended - 1) * first + growth * ((ended - 1) * (ended - 2) // 2) >= elapsed:
-            ended -= 1
-        rounds = ended + self._lag
-        most = self.rounds + self.has_tail
-        return rounds if rounds < most else most
 
 
 class _Wake(simpy.Event):

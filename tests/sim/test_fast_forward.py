@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import simpy
@@ -189,3 +189,24 @@ def test_a_long_decode_is_one_event() -> None:
         events += 1
 
     assert events <= 4
+
+
+def test_a_submission_after_a_servers_turn_waits_for_its_next_one() -> None:
+    """Server b (rank 1) ends a call at tick 3 and sends another to a (rank 0), which has woken at tick 3 before b did,
+    or would have: the new call is scheduled at tick 4, with fast-forward too, though a has no event at tick 3."""
+    base = Call(0, 1, 1, 0, 0, None, 1, None, 0, follow_up=False)
+    calls = (base, base, base, base, replace(base, output=2), replace(base, output=3, server=1, follow_up=True))
+    scheduler = {
+        "async_scheduling": False,
+        "max_num_seqs": 2,
+        "max_num_batched_tokens": 8,
+        "num_blocks": 49,
+        "block_size": 1,
+        "max_model_len": 48,
+    }
+    scenario = Scenario(scheduler, (1, 0, 0, 0, 0), None, calls, None, None, None)
+    ended, samples, busy = play(scenario, fast_forward=True)
+    scheduled = {entry[2]: entry[4][1] for entry in ended}
+
+    assert scheduled["r05+"] == 4
+    assert (ended, samples, busy) == play(scenario, fast_forward=False)
