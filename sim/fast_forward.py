@@ -60,7 +60,7 @@ class FastForwardScheduler(Scheduler):
         step.num_decodes = num_decodes = self.num_decoding
         step.context_tokens = self._context_base + num_decodes * self.round
         self.in_flight.append(step)
-        self._take_round(blocks)
+        self._end_round(blocks)
         self._schedule_waiting(step, self.options.max_num_batched_tokens - num_decodes, cap)
         self._after_schedule(step)
         for request in step.scheduled:
@@ -165,15 +165,18 @@ class FastForwardScheduler(Scheduler):
         processed = last - len(in_flight)
         if processed > self._processed_round:
             self._processed_round = processed
-        self._take_round(blocks)
+        self._end_round(blocks)
 
-    def _take_round(self, blocks: int) -> None:
-        """Blocks for the rounds up to the newest, which is the last for some."""
-        if blocks:
+    def _end_round(self, blocks: int) -> None:
+        """Take the blocks of the rounds up to the newest, which is the last for some."""
+        if self._has_prefix_caching:
             self.kv_cache.take(blocks)
-        if self._ends and self._ends[0] == self.round:
-            heappop(self._ends)
-            for request in self._last_rounds.pop(self.round):
+        else:
+            self.kv_cache.num_free -= blocks
+        ends, newest = self._ends, self.round
+        if ends and ends[0] == newest:
+            heappop(ends)
+            for request in self._last_rounds.pop(newest):
                 self._leave(request)
 
     def _blocks_needed(self, rounds: int) -> int:

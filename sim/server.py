@@ -328,17 +328,23 @@ class Server:
             if not fast.skip_output():
                 self._process()
             ended -= 1
-        if rounds:
-            fast.advance(rounds, keep=self._depth - len(in_flight) - run.has_tail)
-            end = in_flight[-1].end = run.round_end(rounds)
+        if rounds == 0:
+            return
+        end = run.round_end(rounds)
+        if self._depth == 1:
+            fast.advance(rounds, keep=1)
+            in_flight[-1].end = end
+        else:
+            fast.advance(rounds, keep=2 - len(in_flight) - run.has_tail)
+            in_flight[-1].end = end
             if rounds > 1 and len(in_flight) > 1:
                 in_flight[-2].end = run.round_end(rounds - 1)
             if run.has_tail:
                 duration, _ = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
                 fast.advance(1, keep=1)
                 end = in_flight[-1].end = end + duration
-            self._device_free = end
-            self.busy_ticks += end - run.origin
+        self._device_free = end
+        self.busy_ticks += end - run.origin
 
 
 class _Wake(simpy.Event):
