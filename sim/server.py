@@ -325,8 +325,11 @@ class Server:
         fast, in_flight, rounds = self._fast, self._in_flight, run.rounds
         ended = rounds + run.has_tail - run.missing
         while ended > 0 and in_flight:
-            if not fast.skip_output():
+            # Before a run nothing is in flight that could finish somebody, but first tokens may be.
+            if in_flight[0].scheduled:
                 self._process()
+            else:
+                in_flight.popleft()
             ended -= 1
         if rounds == 0:
             return
