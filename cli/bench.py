@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from inframind.sim import bench_sim
 
+from .arguments import positive_int
 from .output import print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -16,8 +17,10 @@ def add_parser(commands: "Commands") -> None:
     group = commands.add_parser("bench", help="how fast it is on this machine")
     below = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     parser = below.add_parser("sim", help="the simulator beside bare SimPy, one process on one core")
-    parser.add_argument("--calls", type=int, default=20_000, metavar="N", help="LLM calls in each run (default 20,000)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each kind (default 3)")
+    parser.add_argument(
+        "--calls", type=positive_int, default=20_000, metavar="N", help="LLM calls in each run (default 20,000)"
+    )
+    parser.add_argument("--repeats", type=positive_int, default=3, metavar="N", help="runs of each kind (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     parser.set_defaults(run=run_sim)
 

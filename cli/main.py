@@ -1,6 +1,7 @@
 """The command line: sub-commands, and what a person sees when something is wrong."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough, as in `inframind ... | head`. Python flushes stdout again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Mistakes as mistakes:
         print(f"error: {mistakes}", file=sys.stderr)
         return 2

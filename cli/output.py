@@ -14,6 +14,9 @@ from rich.table import Table
 
 from inframind.traces import ConfigError
 
+PIPE_WIDTH = 200
+"""A pipe has no width to fit into: tables may be as wide as this."""
+
 
 @contextmanager
 def progress(label: str, total: float) -> Iterator[Callable[[float], None]]:
@@ -32,15 +35,38 @@ def progress(label: str, total: float) -> Iterator[Callable[[float], None]]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width to fit into: let the table be as wide as it is.
+    """A table on stdout; the first column is text, the others are numbers.
+
+    One that is wider than the terminal goes on below itself, its first column repeated.
+    """
     console = Console()
-    Console(width=None if console.is_terminal else 200).print(table)
+    if not console.is_terminal:
+        console = Console(width=PIPE_WIDTH)
+    cells = [columns, *rows]
+    widths = [
+        max(len(line) for row in cells for line in row[index].splitlines() or [""]) for index in range(len(columns))
+    ]
+    parts = list(_fitting(widths, console.width))
+    for part in parts:
+        table = Table(title=title if part is parts[0] else None, title_justify="left", title_style="bold")
+        for index in part:
+            table.add_column(columns[index], justify="left" if index == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(row[index] for index in part))
+        console.print(table)
+
+
+def _fitting(widths: Sequence[int], width: int) -> Iterator[list[int]]:
+    """Columns in groups that fit side by side, each with the first one; a group has at least one more."""
+    frame = 3  # a blank on both sides of a cell and a line after it
+    part, used = [0], 1 + widths[0] + frame
+    for index, own in enumerate(widths[1:], start=1):
+        if len(part) > 1 and used + own + frame > width:
+            yield part
+            part, used = [0], 1 + widths[0] + frame
+        part.append(index)
+        used += own + frame
+    yield part
 
 
 def print_json(value: object) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from inframind.sim import (
     SHIPPED_POOLS,
+    RecorderError,
     ServerSection,
     WorkloadFile,
     load_pool,
@@ -24,6 +25,7 @@ from inframind.sim import (
 )
 from inframind.traces import ConfigError, Format, load_json, read_requests
 
+from .arguments import positive_int
 from .output import number, print_json, print_table, progress, write_frame, write_whole
 
 if TYPE_CHECKING:
@@ -60,10 +62,12 @@ def add_parser(commands: "Commands") -> None:
 
     check = below.add_parser("verify", help="compare with the vLLM that you have installed")
     check.add_argument("--vllm-python", required=True, metavar="PY", help="the interpreter that has vLLM")
-    check.add_argument("--count", type=int, default=40, metavar="N", help="random workloads (default 40)")
+    check.add_argument("--count", type=positive_int, default=40, metavar="N", help="random workloads (default 40)")
     check.add_argument("--seed", type=int, default=None, help="the first workload's; default: a fresh one")
     check.add_argument("--keep", type=Path, metavar="DIR", help="write the recordings there, one .json.gz each")
-    check.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="recorders at a time (default: all cores)")
+    check.add_argument(
+        "--jobs", type=positive_int, default=os.cpu_count() or 1, help="recorders at a time (default: all cores)"
+    )
     check.add_argument("--json", action="store_true", help="print JSON, no table")
     check.set_defaults(run=run_verify)
 
@@ -130,6 +134,8 @@ def run_verify(args: argparse.Namespace) -> int:
             on_progress=on_progress,
             on_recording=None if args.keep is None else _keeper(args.keep),
         )
+    if result.num_workloads < args.count:
+        raise RecorderError(f"{args.vllm_python}: recorded {result.num_workloads} of {args.count} workloads")
     configs = [random_workload(s)["config"] for s in range(seed, seed + args.count)]
     covered = {
         "priority": sum(config["policy"] == "priority" for config in configs),

