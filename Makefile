@@ -41,12 +41,11 @@ test-live: install
 		echo 'skipped: vLLM could not be installed, see above'; \
 	fi
 
-# Where no torch for CPUs is at hand, PyTorch's own index has it. pip also picks a torchvision for CUDA, which breaks
-# the import of transformers; text models need none of the three.
+# It pins a torch for CPUs: where pip finds none, let PIP_EXTRA_INDEX_URL name PyTorch's own index of CPU wheels. pip
+# also picks a torchvision for CUDA, which breaks the import of transformers; text models need none of the three.
 $(VLLM_INSTALLED):
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(VLLM) || .venv-vllm/bin/pip install --quiet \
-		--disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu $(VLLM)
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(VLLM)
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -32,7 +32,7 @@ class Experiment(Section):
     ``model`` says itself where its calls go."""
     workload: Workload
     """What is asked."""
-    budgets: Budgets | None = Budgets()
+    budgets: Budgets = Budgets()
     """Draws a deadline for each call that has none."""
 
     @model_validator(mode="after")
@@ -62,8 +62,6 @@ def load_experiment(path: Path, overrides: list[str]) -> tuple[Experiment, PoolS
     ]
     if experiment.shares and not any(experiment.shares.values()):
         problems.append("shares: at least one must be greater than 0")
-    if "edf" in experiment.schedulers and experiment.budgets is None and experiment.workload.kind == "synthetic":
-        problems.append("schedulers: edf needs deadlines; give [budgets]")
     if problems:
         raise ConfigError(path, problems)
     return experiment, pool

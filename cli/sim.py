@@ -13,7 +13,6 @@ import pandas as pd
 
 from inframind.sim import (
     SHIPPED_POOLS,
-    RecorderError,
     ServerSection,
     WorkloadFile,
     load_pool,
@@ -134,8 +133,6 @@ def run_verify(args: argparse.Namespace) -> int:
             on_progress=on_progress,
             on_recording=None if args.keep is None else _keeper(args.keep),
         )
-    if result.num_workloads < args.count:
-        raise RecorderError(f"{args.vllm_python}: recorded {result.num_workloads} of {args.count} workloads")
     configs = [random_workload(s)["config"] for s in range(seed, seed + args.count)]
     covered = {
         "priority": sum(config["policy"] == "priority" for config in configs),

@@ -49,7 +49,7 @@ class Measurement:
     """Requests running on a server, averaged over servers and time."""
 
 
-def simpy_timeouts_per_s(num_processes: int = 5, num: int = 400_000) -> float:
+def simpy_timeouts_per_s(num: int, num_processes: int = 5) -> float:
     """Bare SimPy: processes that do nothing but wait again and again, as many as the workload has servers."""
     env = simpy.Environment()
 
@@ -117,14 +117,15 @@ def measure(
 ) -> Measurement:
     """Run a workload ``repeats`` times, calls spread evenly over the servers, gauges read every ``sample_s``."""
     server_index = np.random.default_rng(1).integers(0, len(servers), len(requests))
+    num_timeouts = 20 * len(requests)
     calls_per_s, timeouts_per_s, ratios, sim_s_per_s, running = [], [], [], [], 0.0
     for _ in range(repeats):
         gc.collect()
-        before = simpy_timeouts_per_s()
+        before = simpy_timeouts_per_s(num_timeouts)
         start = time.perf_counter()
         run = simulate_calls(servers, requests, server_index=server_index, sample_s=sample_s)
         wall_s = time.perf_counter() - start
-        timeouts = (before + simpy_timeouts_per_s()) / 2
+        timeouts = (before + simpy_timeouts_per_s(num_timeouts)) / 2
         calls_per_s.append(len(requests) / wall_s)
         timeouts_per_s.append(timeouts)
         ratios.append(timeouts * wall_s / len(requests))

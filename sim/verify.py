@@ -122,28 +122,31 @@ def record(
         The interpreter cannot be started, has no vLLM, or vLLM failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        running = []
-        for job in range(min(jobs, len(workloads))):
-            asked, answered, errors = (Path(folder) / f"{name}{job}" for name in ("asked", "answered", "errors"))
-            asked.write_text("".join(json.dumps(workload) + "\n" for workload in workloads[job::jobs]))
-            answered.touch()
-            try:
+        running: list[tuple[subprocess.Popen[bytes], Path, Path]] = []
+        try:
+            for job in range(min(jobs, len(workloads))):
+                asked, answered, errors = (Path(folder) / f"{name}{job}" for name in ("asked", "answered", "errors"))
+                asked.write_text("".join(json.dumps(workload) + "\n" for workload in workloads[job::jobs]))
+                answered.touch()
                 with errors.open("w") as sink:
                     command = [python, str(RECORDER), str(asked), str(answered)]
                     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=folder)
-            except OSError as error:
-                raise RecorderError(f"{python}: {error.strerror}") from None
-            running.append((process, answered, errors))
-        try:
+                running.append((process, answered, errors))
             _wait(running, on_progress)
+        except OSError as error:
+            raise RecorderError(f"{python}: {error.strerror}") from None
         finally:
             for process, _, _ in running:
                 process.kill()
                 process.wait()
+        num_recorded = 0
         for _, answered, _ in running:
             with answered.open() as lines:
                 for line in lines:
+                    num_recorded += 1
                     yield json.loads(line)
+        if num_recorded < len(workloads):
+            raise RecorderError(f"{python} recorded {num_recorded} of {len(workloads)} workloads")
 
 
 def _wait(

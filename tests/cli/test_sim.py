@@ -189,4 +189,4 @@ def test_verify_of_nothing_is_no_proof(capsys: pytest.CaptureFixture[str]) -> No
     assert does_nothing is not None
 
     assert main(["sim", "verify", "--vllm-python", does_nothing, "--count", "2"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {does_nothing}: recorded 0 of 2 workloads"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {does_nothing} recorded 0 of 2 workloads"
