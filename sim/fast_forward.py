@@ -32,8 +32,8 @@ class FastForwardScheduler(Scheduler):
         self.num_decoding = 0
         """Requests that the next round will give a token."""
         self._processed_round = 0
-        self._context_base = 0
-        """Sum over the decoding ones of ``num_computed_tokens - round``, which no round changes."""
+        self.context_tokens = 0
+        """Tokens computed by these."""
         self._phases = [0] * (2 * options.block_size)
         """How many decoding requests need a block in the round after a round of that number (modulo ``block_size``);
         twice over, so that every stretch of up to ``block_size`` rounds is a slice."""
@@ -56,9 +56,9 @@ class FastForwardScheduler(Scheduler):
         cap = self._long_prefill_cap()
         step = Step()
         step.scheduled = {}
-        step.decode_round = self.round = self.round + 1
         step.num_decodes = num_decodes = self.num_decoding
-        step.context_tokens = self._context_base + num_decodes * self.round
+        step.decode_round = self.round = self.round + 1
+        step.context_tokens = self.context_tokens = self.context_tokens + num_decodes
         self.in_flight.append(step)
         self._end_round(blocks)
         self._schedule_waiting(step, self.options.max_num_batched_tokens - num_decodes, cap)
@@ -133,11 +133,6 @@ class FastForwardScheduler(Scheduler):
             return False
         return (rounds // self._block_size + 2) * self.num_decoding <= self.kv_cache.num_free
 
-    @property
-    def context_tokens(self) -> int:
-        """Tokens computed by the decoding requests."""
-        return self._context_base + self.num_decoding * self.round
-
     def free_blocks_after(self, rounds: int) -> int:
         """Free blocks after so many more rounds: uniform ones, and perhaps the tail."""
         uniform = min(rounds, self._ends[0] - self.round)
@@ -155,6 +150,7 @@ class FastForwardScheduler(Scheduler):
         blocks = self._blocks_needed(rounds)
         in_flight = self.in_flight
         last = self.round = self.round + rounds
+        self.context_tokens += rounds * self.num_decoding
         if keep == 2:
             step = Step()
             step.decode_round = last - 1
@@ -208,9 +204,8 @@ class FastForwardScheduler(Scheduler):
         else:
             leaving.append(request)
         self.num_decoding += 1
-        base = request.num_computed_tokens - now
-        self._context_base += base
-        phase = -base % self._block_size
+        self.context_tokens += request.num_computed_tokens
+        phase = (now - request.num_computed_tokens) % self._block_size
         self._phases[phase] += 1
         self._phases[phase + self._block_size] += 1
 
@@ -222,7 +217,7 @@ class FastForwardScheduler(Scheduler):
         """No further round gives it a token. It stays in ``running`` until its last one is sampled."""
         self.num_decoding -= 1
         base = request.num_computed_tokens - request.group_join
-        self._context_base -= base
+        self.context_tokens -= base + self.round
         phase = -base % self._block_size
         self._phases[phase] -= 1
         self._phases[phase + self._block_size] -= 1
@@ -255,7 +250,7 @@ class FastForwardScheduler(Scheduler):
             step.decode_round = 0
         for request in members:
             self._settle(request)
-        self.num_decoding = self._context_base = 0
+        self.num_decoding = self.context_tokens = 0
         self._phases = [0] * len(self._phases)
         self._last_rounds.clear()
         self._finish_rounds.clear()
