@@ -75,7 +75,9 @@ def simulate_calls(
     if sample_s is not None:
         env.process(_sampling(env, pool, to_ticks(sample_s), samples, lambda: len(log) == len(requests)))
     if on_progress is not None:
-        env.process(_progress(env, log, on_progress, len(requests), requests["arrival_s"].max() / 100))
+        # Every hundredth of the arrivals, but at least a second apart: all of them may come at once.
+        every_s = max(1.0, requests["arrival_s"].max() / 100) if len(requests) else 1.0
+        env.process(_progress(env, log, on_progress, len(requests), every_s))
     with _no_garbage_collection():
         env.run()
 
@@ -162,7 +164,7 @@ def _progress(
     env: Environment, log: CallLog, on_progress: Callable[[int], None], num: int, every_s: float
 ) -> Generator[simpy.Event]:
     """A SimPy process that says how far the run has come."""
-    every = max(1, to_ticks(every_s))
+    every = to_ticks(every_s)
     while len(log) < num:
         yield env.timeout(every)
         on_progress(len(log))

@@ -84,6 +84,15 @@ def test_progress_reaches_the_total() -> None:
     assert seen[-1] == 3
 
 
+def test_progress_of_a_lone_request_at_the_start() -> None:
+    """All arrivals at 0 leave no time to divide into hundredths; the run must end all the same."""
+    seen: list[int] = []
+    simulate_calls(SERVERS, requests().head(1), on_progress=seen.append)
+
+    assert seen[-1] == 1
+    assert len(seen) < 10
+
+
 def test_no_requests_is_no_error() -> None:
     run = simulate_calls(SERVERS, requests().head(0))
 
