@@ -25,7 +25,7 @@ class Experiment(Section):
     priority."""
     loads: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     """The workload's request rate times each of these."""
-    sample_s: Annotated[float, Field(gt=0)] = 1.0
+    sample_s: Annotated[float, Field(ge=1e-3)] = 1.0
     """How often queue depth and KV usage are noted."""
     shares: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Which share of the calls goes to each server, in any unit; all alike by default. A trace with a column

@@ -18,7 +18,7 @@ COMMANDS = (simulate, sim, demo, bench)
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="inframind", description="Simulate, train and run multi-agent LLM workflows on a pool of vLLM servers."
+        prog="inframind", description="Simulate a pool of vLLM servers that decides exactly as vLLM does."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('inframind-router')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -4,11 +4,11 @@ A recording is one JSON document: ``config`` and ``requests`` (the question), ``
 scheduler answered). ``docs/scheduler.md`` has the schema.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from inframind.traces import Section
 
@@ -62,6 +62,12 @@ class WorkloadRequest(Section):
     stop: Literal["length", "eos"]
     """By ``max_tokens``, or by a stop token."""
 
+    @model_validator(mode="after")
+    def _prefix_is_within_the_prompt(self) -> Self:
+        if self.prefix is not None and self.prefix[1] > self.prompt_tokens:
+            raise ValueError(f"prefix ({self.prefix[1]} tokens) is longer than the prompt ({self.prompt_tokens})")
+        return self
+
 
 class WorkloadFile(Section):
     """A recording, of which only the question is read."""
@@ -70,6 +76,14 @@ class WorkloadFile(Section):
 
     config: WorkloadConfig
     requests: tuple[WorkloadRequest, ...]
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        counts = Counter(request.id for request in self.requests)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise ValueError(f"requests: ids used more than once: {', '.join(twice)}")
+        return self
 
 
 def scheduler_options(config: Mapping[str, Any]) -> SchedulerOptions:

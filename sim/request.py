@@ -75,6 +75,7 @@ class Request:
         "prefix",
         "priority",
         "prompt_tokens",
+        "refusal",
         "request_id",
         "scheduled_at",
         "server_name",
@@ -130,6 +131,8 @@ class Request:
         self.first_token_at: int | None = None
         self.finished_at: int | None = None
         self.outcome: str | None = None
+        self.refusal: str | None = None
+        """Why the server can never serve it, in words."""
 
         # Rounds of the fast-forwarding scheduler's decode group; group_join < 0: not a member.
         self.group_join = -1

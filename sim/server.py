@@ -31,8 +31,8 @@ class Failure(StrEnum):
     """The caller gave it up."""
     QUEUE_FULL = "rejected: max_num_queued_reqs"
     """vLLM answers 503."""
-    NEVER_FITS = "rejected: too long"
-    """vLLM answers 400, or could not have started with such a small KV cache."""
+    NEVER_FITS = "rejected: never fits"
+    """vLLM answers 400, or could not have started with such a small KV cache; ``request.refusal`` says why."""
     DRAINING = "rejected: server draining"
     """The server finishes what it has and takes nothing more."""
     KILLED = "server killed"
@@ -128,7 +128,8 @@ class Server:
         now = self.env.now
         request.arrival = self._last_arrival = now if now > self._last_arrival else self._last_arrival + 1
         request.server_name = self.options.name
-        if self._may_refuse or self._scheduler.why_never(request) is not None:
+        request.refusal = self._scheduler.why_never(request)
+        if self._may_refuse or request.refusal is not None:
             failure = self._why_not(request)
             if failure is not None:
                 self._end(request, failure)
@@ -262,7 +263,7 @@ class Server:
     def _why_not(self, request: Request) -> Failure | None:
         if self.state is not State.UP:
             return Failure.DRAINING if self.state is State.DRAINING else Failure.KILLED
-        if self._scheduler.why_never(request) is not None:
+        if request.refusal is not None:
             return Failure.NEVER_FITS
         limit = self.options.max_num_queued_reqs
         if limit is not None and self.num_requests_running + self.num_requests_waiting >= limit:
@@ -294,7 +295,7 @@ class Server:
     def _start_run(self, now: int) -> bool:
         """Begin a run of uniform rounds, if the steps in flight and the next round allow it."""
         fast, in_flight = self._fast, self._in_flight
-        if fast is None or len(in_flight) < self._depth - 1:
+        if fast is None or self._aborting or len(in_flight) < self._depth - 1:
             return False
         rounds = fast.uniform_rounds()
         if rounds == 0:

@@ -90,7 +90,7 @@ class FittedOn(Section):
 class StepTimeSection(Section):
     """Duration of one engine step; see `inframind.sim.StepTime`."""
 
-    fixed_s: Annotated[float, Field(gt=0)]
+    fixed_s: Annotated[float, Field(ge=1e-9)]
     """Each step."""
     prefill_token_s: Seconds
     """Each token of a request with more than one token in the step, beyond the free ones."""
@@ -117,7 +117,7 @@ class ServerSection(Section):
     """The LLM it serves."""
     semantics: Literal["vllm-0.32"] = "vllm-0.32"
     """Whose scheduling decisions are simulated."""
-    max_num_queued_reqs: Count | None = None
+    max_num_queued_reqs: Annotated[int, Field(ge=0)] | None = None
     """Unfinished requests beyond which it answers 503; no limit by default."""
     scheduler: SchedulerSection
     """vLLM's options."""

@@ -63,6 +63,8 @@ def simulate_calls(
     on_progress
         Called now and then with the number of calls that have ended.
     """
+    if sample_s is not None and to_ticks(sample_s) < 1:
+        raise ValueError(f"sample_s ({sample_s}) must be at least a clock tick")
     env = Environment()
     log = CallLog({options.name: options.model for options in servers})
     pool = Pool(env, log.record, fast_forward=fast_forward)
@@ -136,9 +138,8 @@ def _prefixes(requests: pd.DataFrame) -> list[Prefix] | None:
             for hashes, prompt in zip(requests["prefix_hashes"], requests["prompt_tokens"], strict=True)
         ]
     if "prefix_group" in requests and "prefix_tokens" in requests:
-        columns = zip(
-            requests["prefix_group"].tolist(), requests["prefix_tokens"].fillna(0).astype("int64").tolist(), strict=True
-        )
+        shared = np.minimum(requests["prefix_tokens"].fillna(0).astype("int64"), requests["prompt_tokens"]).tolist()
+        columns = zip(requests["prefix_group"].tolist(), shared, strict=True)
         return [((group, tokens),) if isinstance(group, str) and tokens else () for group, tokens in columns]
     return None
 

@@ -47,6 +47,8 @@ class StepTicks:
 
     def __init__(self, step_time: StepTime) -> None:
         self._fixed = to_ticks(step_time.fixed_s)
+        if self._fixed < 1:
+            raise ValueError(f"fixed_s ({step_time.fixed_s}) must be at least a clock tick: a step takes time")
         self._prefill_token = to_ticks(step_time.prefill_token_s)
         self._decode = to_ticks(step_time.decode_s)
         self._context_token = to_ticks(step_time.context_token_s)

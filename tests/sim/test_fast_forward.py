@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import simpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,8 @@ class Call:
     abort_after: int | None
     server: int
     follow_up: bool
+    aborts: int | None = None
+    """When it ends, it gives up the call of this number, wherever that is."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         abort_after=st.sampled_from([None, None, None, 0, 2, 25, 130]),
         server=st.integers(0, 1),
         follow_up=st.booleans(),
+        aborts=st.sampled_from([None, None, *range(12)]),
     )
     return Scenario(
         scheduler=scheduler,
@@ -94,6 +98,8 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
     ended: list[Any] = []
     samples: list[Any] = []
     follow_ups: dict[str, Call] = {}
+    submitted: dict[str, Request] = {}
+    aborts = {f"r{i:02d}": f"r{call.aborts:02d}" for i, call in enumerate(scenario.calls) if call.aborts is not None}
     expected = len(scenario.calls)
 
     def on_end(request: Request) -> None:
@@ -112,6 +118,9 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
                 counters,
             )
         )
+        victim = aborts.get(request.request_id)
+        if victim is not None and victim in submitted:
+            pool.servers[submitted[victim].server_name].abort(submitted[victim])
         call = follow_ups.pop(request.request_id, None)
         if call is not None:
             expected += 1
@@ -141,6 +150,7 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
                 follow_ups[name] = call
             request = Request(name, 0, call.prompt, call.output, call.output + call.slack, call.priority, prefix)
             server = list(pool)[call.server]
+            submitted[name] = request
             server.submit(request)
             if call.abort_after is not None:
                 env.process(later(call.abort_after, server.abort, request))
@@ -189,6 +199,21 @@ def test_a_long_decode_is_one_event() -> None:
         events += 1
 
     assert events <= 4
+
+
+@pytest.mark.parametrize("fast_forward", [False, True])
+def test_an_abort_from_a_callback_takes_effect_with_the_next_step(fast_forward: bool) -> None:
+    """When a ends at 2 s, b on the same server is given up: it ends at 3 s, not with its 100 tokens."""
+    env = Environment()
+    a, b = Request("a", 0, 10, 2), Request("b", 0, 10, 100)
+    pool = Pool(env, lambda r: server.abort(b) if r is a else None, fast_forward=fast_forward)
+    scheduler = SchedulerOptions(max_num_seqs=2, num_blocks=100, max_model_len=1000, async_scheduling=False)
+    server = pool.add(ServerOptions("s", "model", scheduler, StepTime(1.0, 0.0, 0.0)))
+    server.submit(a)
+    server.submit(b)
+    env.run()
+
+    assert b.finished_at == 3 * TICKS_PER_S
 
 
 def test_a_submission_after_a_servers_turn_waits_for_its_next_one() -> None:

@@ -45,7 +45,7 @@ def test_tables_fit_the_schemas() -> None:
 def test_failures_are_rows_too() -> None:
     calls = simulate_calls(SERVERS, requests(prompt_tokens=[10, 5000, 30])).calls
 
-    assert calls["outcome"].tolist() == ["finished", "rejected: too long", "finished"]
+    assert calls["outcome"].tolist() == ["finished", "rejected: never fits", "finished"]
     assert calls["output_tokens"].tolist() == [3, 0, 2]
     assert np.isnan(calls["e2e_s"][1])
 
