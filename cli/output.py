@@ -29,7 +29,8 @@ def progress(label: str, total: float) -> Iterator[Callable[[float], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)
 
@@ -72,6 +73,22 @@ def _fitting(widths: Sequence[int], width: int) -> Iterator[list[int]]:
 def print_json(value: object) -> None:
     """Machine-readable output."""
     print(json.dumps(value, indent=2))
+
+
+def check_target(path: Path, source: Path) -> None:
+    """Find out before long work that its result could not be written, or would replace what it was made from.
+
+    Raises
+    ------
+    ConfigError
+        If so.
+    """
+    if path.is_dir():
+        raise ConfigError(path, ["is a folder; name a file"])
+    if not path.parent.is_dir():
+        raise ConfigError(path, [f"there is no folder {path.parent}"])
+    if path.exists() and path.samefile(source):
+        raise ConfigError(path, ["is the input itself; name another file"])
 
 
 def write_whole(path: Path, text: str | bytes) -> None:

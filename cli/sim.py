@@ -25,7 +25,7 @@ from inframind.sim import (
 from inframind.traces import ConfigError, Format, load_json, read_requests
 
 from .arguments import positive_int
-from .output import number, print_json, print_table, progress, write_frame, write_whole
+from .output import check_target, number, print_json, print_table, progress, write_frame, write_whole
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -74,6 +74,7 @@ def add_parser(commands: "Commands") -> None:
 def run_replay(args: argparse.Namespace) -> int:
     """Write the input rows with ``sim_ttft_s`` and ``sim_e2e_s``; print both beside what was measured."""
     server = _server(args.server)
+    check_target(args.out, args.requests)
     requests = read_requests(args.requests, fmt=args.format, max_model_len=server.scheduler.max_model_len)
     with progress("replaying", len(requests)) as on_progress:
         run = simulate_calls([server.options()], requests, sample_s=None, on_progress=on_progress)
@@ -105,6 +106,7 @@ def run_replay(args: argparse.Namespace) -> int:
 
 def run_schedule(args: argparse.Namespace) -> int:
     """Write the same document with our own ``steps`` and ``finished``."""
+    check_target(args.out, args.workload)
     workload = load_json(args.workload, WorkloadFile)
     asked = workload.model_dump()
     try:

@@ -88,6 +88,8 @@ def run_experiment(experiment: Experiment, pool: PoolSection, *, base: Path, out
     Mistakes
         The trace has bad rows, or ``out`` cannot be written.
     """
+    if len(experiment.loads) * len(experiment.schedulers) > 1:
+        _check_out(out)
     results = list(_runs(experiment, pool, base))
     config = {"experiment": experiment.model_dump(mode="json"), "pool": pool.model_dump(mode="json")}
     for result in results:
@@ -103,6 +105,19 @@ def run_experiment(experiment: Experiment, pool: PoolSection, *, base: Path, out
         write_frame(out / "summary.csv", _all_summaries(results))
     _write_report(out / REPORT, experiment, results)
     return results
+
+
+def _check_out(out: Path) -> None:
+    """Find out before long work that ``out`` is no folder, or holds a report that is not an experiment's."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(out, ["is a file; name a folder"])
+    if any(out.glob("load-*/versions.json")):
+        return
+    theirs = [name for name in (REPORT, "summary.csv") if (out / name).exists()]
+    if theirs:
+        raise ConfigError(out, [f"{name} is there and not of an experiment; name another folder" for name in theirs])
 
 
 def _runs(experiment: Experiment, pool: PoolSection, base: Path) -> Iterator[Result]:

@@ -1,10 +1,12 @@
 """Tables on terminals of any width."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from inframind.cli.output import print_table
+from inframind.cli.output import check_target, print_table
+from inframind.traces import ConfigError
 
 COLUMNS = ["server", "TTFT\nmean", "TTFT\np99", "busy"]
 ROWS = [["llama-8b", "0.12", "3.40", "97%"], ["llama-3b", "0.08", "1.20", "55%"]]
@@ -38,3 +40,18 @@ def test_a_narrow_terminal_gets_the_same_figures_in_parts(
     assert "…" not in printed
     assert {cell for row in ROWS for cell in row} <= set(printed.replace("│", " ").split())
     assert max(map(len, printed.splitlines())) <= 30
+
+
+def test_a_target_is_checked_before_the_work(tmp_path: Path) -> None:
+    """A folder, a missing folder, and the input itself are refused; a new file is not."""
+    source = tmp_path / "in.csv"
+    source.write_text("x")
+
+    check_target(tmp_path / "out.csv", source)
+    for target, rule in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "no" / "out.csv", "there is no folder"),
+        (source, "is the input itself"),
+    ]:
+        with pytest.raises(ConfigError, match=rule):
+            check_target(target, source)

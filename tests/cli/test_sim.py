@@ -112,7 +112,7 @@ def test_replay_names_the_mistakes_of_a_server_file(tmp_path: Path, capsys: pyte
 
 def test_replay_into_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert replay(tmp_path, PLAIN, out="absent/out.csv") == 2
-    assert "absent/out.csv: 1 problem(s)\n  cannot be written: No such file" in capsys.readouterr().err
+    assert "absent/out.csv: 1 problem(s)\n  there is no folder" in capsys.readouterr().err
 
 
 # Schedule.
