@@ -222,7 +222,7 @@ class Server:
                 self._inbox.clear()
             elif self._start_run(now):
                 return
-            if scheduler.running or scheduler.waiting:
+            if scheduler.has_unfinished_requests():
                 step = scheduler.schedule()
                 self._launch(step, now)
                 if len(in_flight) < self._depth and (step.num_tokens or scheduler.has_unfinished_requests()):

@@ -104,14 +104,13 @@ def _arrivals(
 ) -> Generator[simpy.Event]:
     """A SimPy process that submits each request in its turn."""
     num = len(targets)
-    output_tokens = requests["output_tokens"].tolist()
     rows = zip(
         map(str, range(num)),
         map(to_ticks, requests["arrival_s"].tolist()),
         requests["prompt_tokens"].tolist(),
-        output_tokens,
-        _optional_ints(requests, "max_tokens") or output_tokens,
-        _optional_ints(requests, "priority") or [0] * num,
+        requests["output_tokens"].tolist(),
+        _ints(requests, "max_tokens", requests["output_tokens"]),
+        _ints(requests, "priority", 0),
         _prefixes(requests) or [()] * num,
         strict=True,
     )
@@ -125,8 +124,11 @@ def _arrivals(
         server.submit(Request(*row))
 
 
-def _optional_ints(requests: pd.DataFrame, column: str) -> list[int] | None:
-    return requests[column].fillna(0).astype("int64").tolist() if column in requests else None
+def _ints(requests: pd.DataFrame, column: str, default: "int | pd.Series[int]") -> list[int]:
+    """An optional column; where it is absent or empty, the default."""
+    defaults = pd.Series(default, index=requests.index)
+    values = requests[column].fillna(defaults) if column in requests else defaults
+    return values.astype("int64").tolist()
 
 
 def _prefixes(requests: pd.DataFrame) -> list[Prefix] | None:
@@ -138,7 +140,7 @@ def _prefixes(requests: pd.DataFrame) -> list[Prefix] | None:
             for hashes, prompt in zip(requests["prefix_hashes"], requests["prompt_tokens"], strict=True)
         ]
     if "prefix_group" in requests and "prefix_tokens" in requests:
-        shared = np.minimum(requests["prefix_tokens"].fillna(0).astype("int64"), requests["prompt_tokens"]).tolist()
+        shared = map(min, _ints(requests, "prefix_tokens", 0), requests["prompt_tokens"].tolist())
         columns = zip(requests["prefix_group"].tolist(), shared, strict=True)
         return [((group, tokens),) if isinstance(group, str) and tokens else () for group, tokens in columns]
     return None

@@ -50,6 +50,13 @@ def test_failures_are_rows_too() -> None:
     assert np.isnan(calls["e2e_s"][1])
 
 
+def test_an_empty_max_tokens_leaves_the_output_as_it_is() -> None:
+    """In a column that only some rows fill, an empty cell means no limit of its own, not a limit of 0."""
+    run = simulate_calls(SERVERS, requests(max_tokens=[np.nan, np.nan, 1]))
+
+    assert run.calls["output_tokens"].tolist() == [3, 1, 1]
+
+
 def test_shared_prefixes_of_every_kind_of_table() -> None:
     """prefix_group/prefix_tokens and Mooncake's hashes both lead to hits: 6 blocks of 16 of the first 100 tokens, and
     all but the last of the 32 blocks of a 512-token prompt."""
