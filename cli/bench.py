@@ -1,8 +1,9 @@
-"""``inframind bench sim``: how fast the simulator is on this machine."""
+"""``inframind bench``: how fast the simulator and the latency predictors are on this machine."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from inframind.calibration.predictor_bench import bench_predictors
 from inframind.sim import bench_sim
 
 from .arguments import positive_int
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: "Commands") -> None:
-    """Declare ``bench sim``."""
+    """Declare ``bench`` and what is below it."""
     group = commands.add_parser("bench", help="how fast it is on this machine")
     below = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     parser = below.add_parser("sim", help="the simulator beside bare SimPy, one process on one core")
@@ -23,6 +24,10 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument("--repeats", type=positive_int, default=3, metavar="N", help="runs of each kind (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     parser.set_defaults(run=run_sim)
+    parser = below.add_parser("predictors", help="latency maps per second, five models and three strategies")
+    parser.add_argument("--repeats", type=positive_int, default=3, metavar="N", help="runs of each kind (default 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    parser.set_defaults(run=run_predictors)
 
 
 def run_sim(args: argparse.Namespace) -> int:
@@ -51,4 +56,26 @@ def run_sim(args: argparse.Namespace) -> int:
     for name, ratio in report["time_per_call_ratio"].items():
         print(f"  {name.replace('_', ' ')}: x{ratio:.2f}")
     print(f"peak memory: {report['peak_memory_mib']:,.0f} MiB")
+    return 0
+
+
+def run_predictors(args: argparse.Namespace) -> int:
+    """Run the benchmark and print it."""
+    with progress("predicting", 100) as on_progress:
+        report: dict[str, Any] = bench_predictors(args.repeats, lambda share: on_progress(100 * share))
+    if args.json:
+        print_json(report)
+        return 0
+    rows = [
+        [
+            "queries' embeddings" if m["with_embeddings"] else "mean lengths",
+            f"{m['batch']:,}",
+            f"{m['maps_per_s']:,.0f}",
+            f"{m['call_us']:,.0f}",
+            f"{m['cores']:.1f}",
+        ]
+        for m in report["measurements"]
+    ]
+    title = "latency maps of {models} models x {strategies} strategies (medians)".format(**report)
+    print_table(title, ["lengths from", "batch", "maps/s", "us/batch", "cores"], rows)
     return 0

@@ -1,14 +1,14 @@
-"""``inframind calibrate``: profile a server, fit the simulator to what it did, check the fit on logs it has not seen."""
+"""``inframind calibrate``: profile a server, fit the simulator to it, check the fit, train the latency predictors."""
 
 import argparse
 from typing import TYPE_CHECKING
 
-from . import calibrate_check, calibrate_fit, calibrate_profile
+from . import calibrate_check, calibrate_fit, calibrate_predictors, calibrate_profile
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-STEPS = (calibrate_profile, calibrate_fit, calibrate_check)
+STEPS = (calibrate_profile, calibrate_fit, calibrate_check, calibrate_predictors)
 """In the order in which they are used; each module has ``add_parser(commands)``, as those of `main.COMMANDS` have."""
 
 

@@ -1,0 +1,35 @@
+"""``inframind bench``: what it prints; how fast it is, is not tested."""
+
+import json
+
+import pytest
+
+from inframind.calibration import predictor_bench
+from inframind.cli import main
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_bench, "MIN_S", 0.001)
+    monkeypatch.setattr(predictor_bench, "BATCHES", (1, 64))
+
+
+def test_predictors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "predictors", "--repeats", "2", "--json"]) == 0
+
+    report = json.loads(capsys.readouterr().out)
+    assert (report["models"], report["strategies"], report["embedding_size"]) == (5, 3, 384)
+    assert [(m["batch"], m["with_embeddings"]) for m in report["measurements"]] == [
+        (1, True),
+        (1, False),
+        (64, True),
+        (64, False),
+    ]
+    for m in report["measurements"]:
+        assert m["maps_per_s"] * m["call_us"] == pytest.approx(1e6 * m["batch"])
+
+
+def test_predictors_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "predictors", "--repeats", "1"]) == 0
+
+    assert "latency maps of 5 models x 3 strategies" in capsys.readouterr().out
