@@ -68,7 +68,9 @@ class CallLog:
             "tpot_s": _per_token(times, counts["output_tokens"], is_finished),
             "e2e_s": np.where(is_finished, times["finish_s"] - times["arrival_s"], np.nan),
             "workflow_id": None,
+            "slot": None,
             "role": None,
+            "strategy": None,
             "budget_s": np.nan,
             "deadline_s": np.nan,
         }

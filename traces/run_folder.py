@@ -5,6 +5,7 @@
 ``versions.json``  Python, platform, package versions, git commit, seed
 ``calls.parquet``  `schema.CALLS`; likewise ``samples.parquet``, and ``workflows.parquet``
                    where the calls belong to workflows
+``events.jsonl``   events and commands of the workflow controller, in order
 ``summary.csv``    `summary.SUMMARY`
 ================== ======================================================================
 """
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +68,8 @@ class Run:
     """Columns of `summary.SUMMARY`."""
     workflows: pd.DataFrame | None = None
     """Columns of `schema.WORKFLOWS`; None for a run of single calls."""
+    events: Path | None = None
+    """The log; None for a run of single calls. It is read where it is needed: it is as large as all else."""
 
 
 def write_run(
@@ -77,6 +80,7 @@ def write_run(
     samples: pd.DataFrame,
     summary: pd.DataFrame,
     workflows: pd.DataFrame | None = None,
+    events: Iterable[str] | None = None,
     seed: int | None = None,
 ) -> None:
     """Write a run whole or not at all, in place of an older run of that name.
@@ -88,6 +92,7 @@ def write_run(
         samples: Columns of `schema.SAMPLES`.
         summary: What `summarise` returned.
         workflows: Columns of `schema.WORKFLOWS`, if there were any.
+        events: Lines of the controller's log, without line ends, if there were workflows.
         seed: What the random streams came from.
 
     Raises:
@@ -111,6 +116,9 @@ def write_run(
         _write_table(new / "samples.parquet", samples, SAMPLES)
         if workflows is not None:
             _write_table(new / "workflows.parquet", workflows, WORKFLOWS)
+        if events is not None:
+            with (new / "events.jsonl").open("w", encoding="utf-8") as log:
+                log.writelines(f"{line}\n" for line in events)
         summary[SUMMARY.names].to_csv(new / "summary.csv", index=False)
         _swap(new, target, Path(holder, "old"))
 
@@ -135,7 +143,10 @@ def read_run(folder: str | Path) -> Run:
         workflows = _read(root / "workflows.parquet", _table_reader(WORKFLOWS), problems)
     if config is None or about is None or calls is None or samples is None or summary is None or problems:
         raise TraceError(folder, problems)
-    return Run(root.resolve().name, config, about, calls, samples, summary, workflows)
+    events = root / "events.jsonl"
+    return Run(
+        root.resolve().name, config, about, calls, samples, summary, workflows, events if events.exists() else None
+    )
 
 
 def versions(seed: int | None = None) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def test_workflows_are_kept_where_there_are_some(tmp_path: Path) -> None:
 
     assert workflows is not None
     pd.testing.assert_frame_equal(workflows, a_frame(WORKFLOWS))
+
+
+def test_the_log_is_kept_where_there_is_one(tmp_path: Path) -> None:
+    """Line by line as it was made: the lines may come from a generator."""
+    write(tmp_path / "run", workflows=a_frame(WORKFLOWS), events=(f"line {number} - ü" for number in range(3)))
+    events = read_run(tmp_path / "run").events
+
+    assert events is not None
+    assert events.read_bytes() == "line 0 - ü\nline 1 - ü\nline 2 - ü\n".encode()
+    write(tmp_path / "run")
+    assert read_run(tmp_path / "run").events is None
+
+
+def test_a_log_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield "line 0"
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write(tmp_path / "run", events=broken())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_tables_say_what_their_columns_mean(tmp_path: Path) -> None:
@@ -210,7 +232,7 @@ def test_a_table_of_another_shape_is_named(tmp_path: Path) -> None:
 
     assert samples.startswith("samples.parquet: cannot be read: ")
     assert "many" in samples
-    assert workflows.startswith("workflows.parquet: cannot be read: columns missing: domain, arrival_s")
+    assert workflows.startswith("workflows.parquet: cannot be read: columns missing: domain, question, arrival_s")
 
 
 def test_an_empty_cell_of_a_required_column_is_broken(tmp_path: Path) -> None:
