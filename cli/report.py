@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
@@ -14,6 +12,7 @@ from inframind.traces import by_tier
 
 from .output import write_whole
 from .report_figures import latency_curves, queues, tier_bars
+from .report_page import render_page
 from .report_runs import Panels, RunView, rows_of, seconds
 
 __all__ = ["RunView", "render_report", "write_report"]
@@ -108,11 +107,8 @@ def render_report(runs: Sequence[RunView], *, title: str, about: Mapping[str, st
     has_tiers = has_deadlines and 0 < len(budgets) <= MAX_TIERS
     has_latencies = any(run.total["finished"] for run in runs)
     servers = _busiest_servers(runs)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files(__package__).joinpath("data/report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return render_page(
+        "report.html.j2",
         title=title,
         about=about or {},
         panels=panels,

@@ -5,12 +5,15 @@ import gzip
 import json
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
+from inframind.calibration import as_client_sees, extrapolations
 from inframind.sim import (
     SHIPPED_POOLS,
     ServerSection,
@@ -79,16 +82,28 @@ def run_replay(args: argparse.Namespace) -> int:
     with progress("replaying", len(requests)) as on_progress:
         run = simulate_calls([server.options()], requests, sample_s=None, on_progress=on_progress)
     calls = run.calls
-    write_frame(args.out, requests.assign(sim_ttft_s=calls["ttft_s"], sim_e2e_s=calls["e2e_s"]))
+    predicted = as_client_sees(requests, calls, server)
+    write_frame(args.out, _in_file_order(predicted, args.requests))
     unserved = int((calls["outcome"] != "finished").sum())
+    beyond = extrapolations(requests, calls, server)
+    for what in beyond:
+        print(f"warning: {args.requests}: {what}: the times are extrapolated", file=sys.stderr)
     columns = {
-        "TTFT": (calls["ttft_s"], requests.get("ttft_s")),
-        "E2E": (calls["e2e_s"], requests.get("e2e_s")),
+        "TTFT": (predicted["sim_ttft_s"], requests.get("ttft_s")),
+        "E2E": (predicted["sim_e2e_s"], requests.get("e2e_s")),
         "TPOT": (calls["tpot_s"], _observed_tpot(requests)),
     }
     summary = {name: _compare(simulated, observed) for name, (simulated, observed) in columns.items()}
     if args.json:
-        print_json({"requests": len(requests), "not_served": unserved, "seconds": summary, "out": str(args.out)})
+        print_json(
+            {
+                "requests": len(requests),
+                "not_served": unserved,
+                "seconds": summary,
+                "extrapolates": list(beyond),
+                "out": str(args.out),
+            }
+        )
         return 0
     rows = []
     for name, figures in summary.items():
@@ -173,6 +188,18 @@ def _keeper(folder: Path) -> Callable[[dict[str, Any]], None]:
         write_whole(folder / f"{recording['seed']:06d}.json.gz", gzip.compress(data, mtime=0))
 
     return keep
+
+
+def _in_file_order(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """The columns as they stand in the log; `read_requests` puts those that it knows first."""
+    if source.suffix == ".parquet":
+        names = list(pq.read_schema(source).names)
+    elif ".csv" in source.suffixes:
+        names = list(pd.read_csv(source, nrows=0, encoding="utf-8-sig").columns)
+    else:
+        return frame
+    there = [name for name in names if name in frame]
+    return frame[there + [name for name in frame if name not in there]]
 
 
 def _server(name: str) -> ServerSection:

@@ -66,6 +66,27 @@ class SchedulerSection(Section):
         return self
 
 
+class RequestsFittedOn(Section):
+    """The request logs of a fit through the simulator: beyond these ranges the fit extrapolates."""
+
+    logs: tuple[str, ...]
+    """The files."""
+    fingerprints: tuple[str, ...] = ()
+    """Of their contents (`inframind.calibration.fingerprint`), so that a check knows them by whatever name."""
+    max_rate_per_s: Seconds
+    """Most arrivals in a second, averaged over `inframind.calibration.fit_range.WINDOW_S` seconds."""
+    max_prompt_tokens: Count
+    """Longest prompt."""
+    max_output_tokens: Count
+    """Longest output."""
+    max_num_running: Count
+    """Most requests at a time that had begun and not ended."""
+    errors: dict[str, float]
+    """Simulated over measured mean, less 1, of TTFT, E2E and TPOT, over all the logs."""
+    not_identified: tuple[str, ...] = ()
+    """Parameters of which the logs tell too little; they have a usual value instead."""
+
+
 class FittedOn(Section):
     """Where the numbers of a ``[step_time]`` come from, and how far they reach."""
 
@@ -85,6 +106,8 @@ class FittedOn(Section):
     """Most decoding requests in a measured step."""
     max_context_tokens: Count
     """Most context tokens in a measured step."""
+    requests: RequestsFittedOn | None = None
+    """What the request logs held, if that is what was fitted."""
 
 
 class StepTimeSection(Section):
@@ -108,6 +131,15 @@ class StepTimeSection(Section):
     """Where the numbers come from."""
 
 
+class ClientSection(Section):
+    """What lies between the client and the engine: HTTP, tokenisation, the network."""
+
+    overhead_s: Seconds = 0.0
+    """Added to each request's TTFT and E2E; a constant delay does not change the order of arrival."""
+    std_error: Seconds | None = None
+    """Standard error of the overhead, if it was fitted."""
+
+
 class ServerSection(Section):
     """One vLLM server."""
 
@@ -119,16 +151,23 @@ class ServerSection(Section):
     """Whose scheduling decisions are simulated."""
     max_num_queued_reqs: Annotated[int, Field(ge=0)] | None = None
     """Unfinished requests beyond which it answers 503; no limit by default."""
+    data_parallel_size: Count = 1
+    """``--data-parallel-size``: engines behind the one endpoint, each with the options below. They are simulated as one
+    engine with so many times the slots, the tokens in a step and the blocks."""
     scheduler: SchedulerSection
     """vLLM's options."""
     step_time: StepTimeSection
     """How fast it is."""
+    client: ClientSection = ClientSection()
+    """What its clients see beyond the engine's own times; `inframind sim replay` and `calibrate` count it."""
 
     def options(self, *, policy: Literal["fcfs", "priority"] | None = None) -> ServerOptions:
         """As the simulator takes it, with another scheduling policy if asked for."""
         scheduler = self.scheduler.model_dump()
         if policy is not None:
             scheduler["policy"] = policy
+        if self.data_parallel_size > 1:
+            scheduler |= _together(self.scheduler, self.data_parallel_size)
         return ServerOptions(
             name=self.name,
             model=self.model,
@@ -136,6 +175,47 @@ class ServerSection(Section):
             step_time=StepTime(**self.step_time.model_dump(exclude={"std_error", "fitted_on"})),
             max_num_queued_reqs=self.max_num_queued_reqs,
         )
+
+
+def _together(scheduler: SchedulerSection, engines: int) -> dict[str, int]:
+    """The options of so many engines as one. A prompt is still prefilled by one of them."""
+    cap = scheduler.long_prefill_token_threshold or scheduler.max_num_batched_tokens
+    return {
+        "max_num_seqs": engines * scheduler.max_num_seqs,
+        "max_num_batched_tokens": engines * scheduler.max_num_batched_tokens,
+        "num_blocks": engines * (scheduler.num_blocks - 1) + 1,
+        "long_prefill_token_threshold": min(cap, scheduler.max_num_batched_tokens),
+    }
+
+
+class SchedulerToFit(Section):
+    """``[scheduler]`` of a server that is still to be fitted: what is absent is estimated from its logs, or assumed."""
+
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    block_size: Count = 16
+    num_blocks: Annotated[int, Field(ge=2)] | None = None
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    enable_prefix_caching: bool = True
+    async_scheduling: bool | None = None
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    scheduler_reserve_full_isl: bool = True
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class ServerToFit(Section):
+    """A server file as `inframind calibrate fit` takes it: ``[step_time]`` and ``[client]`` are not looked at."""
+
+    name: str = "server"
+    model: str = "model"
+    semantics: Literal["vllm-0.32"] = "vllm-0.32"
+    max_num_queued_reqs: Annotated[int, Field(ge=0)] | None = None
+    data_parallel_size: Count | None = None
+    scheduler: SchedulerToFit = SchedulerToFit()
+    step_time: dict[str, object] | None = None
+    client: dict[str, object] | None = None
 
 
 class PoolSection(Section):
@@ -166,6 +246,17 @@ def load_server(path: str | Path) -> ServerSection:
         With all its mistakes.
     """
     return load_toml(path, ServerSection)
+
+
+def load_server_to_fit(path: str | Path) -> ServerToFit:
+    """A server file of which only the scheduler's options are used, and not all of them need be there.
+
+    Raises
+    ------
+    ConfigError
+        With all its mistakes.
+    """
+    return load_toml(path, ServerToFit)
 
 
 def load_pool(name: str | Path, base: Path) -> PoolSection:

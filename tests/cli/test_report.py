@@ -1,57 +1,18 @@
 import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import Page, shown
 
 from inframind.cli.report import RunView, render_report, write_report
-from inframind.cli.report_figures import binned, cumulative
+from inframind.cli.report_figures import cumulative
+from inframind.cli.report_svg import binned
 from inframind.traces import CALLS, SAMPLES, ConfigError, summarise
 
 BUDGETS_S = (10.0, 50.0, 200.0)
-VOID = {"meta", "br", "link", "img"}
-
-
-class Page(HTMLParser):
-    """What a browser would see: text, ids, references; complains about tags that do not match."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.ids: list[str] = []
-        self.targets: list[str] = []
-        self.tags: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self._open.append(tag)
-        self._look_at(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._look_at(attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if data.strip() and self._open[-1:] != ["style"]:
-            self.text.append(" ".join(data.split()))
-
-    def _look_at(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in {"href", "src", "xlink:href", "srcset"}:
-                self.targets.append(value or "")
 
 
 def calls(seed: int, *, num: int = 400, mean_s: float = 20.0, servers: Sequence[str] = ("a", "b")) -> pd.DataFrame:
@@ -111,10 +72,6 @@ def a_comparison() -> list[RunView]:
 
 def page_of(runs: Sequence[RunView], **about: str) -> Page:
     return Page(render_report(runs, title="A report", about=about))
-
-
-def shown(page: Page, text: str) -> bool:
-    return text in " ".join(page.text)
 
 
 def test_the_report_says_what_was_run_and_what_came_of_it() -> None:

@@ -1,0 +1,87 @@
+"""What a check reads: logs with measured times, and samples of the queues beside them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from inframind.sim import ServerSection
+from inframind.traces import SAMPLES, TraceError, read_requests
+
+_MAX_SHOWN = 20
+_LOGS_OF_FOLDERS = {"calls", "requests"}
+"""``calls.parquet`` of a run folder, ``requests.csv`` of a profile: the folder has the name that says something."""
+
+
+def read_logs(paths: Iterable[Path], server: ServerSection) -> dict[Path, pd.DataFrame]:
+    """Read logs that can be compared; a path that occurs again is read once.
+
+    Raises
+    ------
+    TraceError
+        A log cannot be read, has no measured times, or holds what the server could not have served.
+    """
+    return {path: _read_log(path, server) for path in dict.fromkeys(paths)}
+
+
+def log_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the names of the files, or of their folders where each log has one; with both where two are alike."""
+    stems = {path: Path(path.name.removesuffix(".gz")).stem for path in paths}
+    names = {path: path.resolve().parent.name if stem in _LOGS_OF_FOLDERS else stem for path, stem in stems.items()}
+    if len(set(names.values())) < len(paths):
+        names = {path: f"{path.resolve().parent.name}/{stem}" for path, stem in stems.items()}
+    return names
+
+
+def samples_beside(path: Path, server: ServerSection, logs: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the samples that lie beside a log, and what a reader must know of them."""
+    nothing = pd.DataFrame(columns=SAMPLES.names)
+    source = next(
+        (each for each in (path.with_name("samples.csv"), path.with_name("samples.parquet")) if each.is_file()), None
+    )
+    if source is None:
+        return nothing, []
+    if any(other != path and other.parent == path.parent for other in logs):
+        return nothing, [f"{source.name} lies beside more than one log, so its queues are not shown."]
+    try:
+        samples = pd.read_csv(source) if source.suffix == ".csv" else pd.read_parquet(source)
+        samples = samples.astype(dict.fromkeys(("time_s", "waiting", "running"), "float64"))
+    except (OSError, ValueError, KeyError) as error:
+        return nothing, [f"{source.name} beside the log cannot be used, so its queues are not shown: {error}"]
+    if "server" in samples and samples["server"].nunique() > 1:
+        samples = samples[samples["server"] == server.name]
+        if samples.empty:
+            return nothing, [f"{source.name} has nothing on {server.name}, so its queues are not shown."]
+    return samples.reindex(columns=SAMPLES.names).dropna(subset=["time_s", "waiting", "running"]), []
+
+
+def _read_log(path: Path, server: ServerSection) -> pd.DataFrame:
+    limit = server.scheduler.max_model_len
+    rows = read_requests(path, max_model_len=limit)
+    measured = [name for name in ("ttft_s", "e2e_s") if name in rows and rows[name].notna().any()]
+    if missing := [name for name in ("ttft_s", "e2e_s") if name not in measured]:
+        found = ", ".join(map(str, rows.columns))
+        raise TraceError(path, [f"{name}: no measured times to check against; columns: {found}" for name in missing])
+    rows = _of_server(path, rows, server)
+    tokens = rows["prompt_tokens"] + rows["output_tokens"]
+    if len(too_long := rows[tokens > limit]):
+        problems = [
+            f"request {number + 1}: prompt_tokens ({prompt}) + output_tokens ({output}) must be at most "
+            f"max_model_len ({limit}) of {server.name}"
+            for number, prompt, output in too_long[["prompt_tokens", "output_tokens"]].itertuples()
+        ]
+        raise TraceError(path, problems[:_MAX_SHOWN], len(problems))
+    return rows
+
+
+def _of_server(path: Path, rows: pd.DataFrame, server: ServerSection) -> pd.DataFrame:
+    """The rows of one server and one model: those of a pool's log are told apart by the server's name."""
+    if "server" in rows and rows["server"].nunique() > 1:
+        known = sorted(map(str, rows["server"].dropna().unique()))
+        if server.name not in known:
+            raise TraceError(path, [f"server: holds {', '.join(known)}, and the server file is of {server.name!r}"])
+        rows = rows[rows["server"] == server.name].reset_index(drop=True)
+    if "model" in rows and rows["model"].nunique() > 1:
+        known = sorted(map(str, rows["model"].dropna().unique()))
+        raise TraceError(path, [f"model: one server serves one model, the log has {', '.join(known)}"])
+    return rows

@@ -1,0 +1,493 @@
+"""Fit a server file to request logs: least squares through the simulator.
+
+The way from logs to a server file: a start without the simulator (`step_estimates`), missing scheduler options
+(`fit_options`), least squares (`fit_objective`, `fit_solver`) for each way of scheduling that is possible, standard
+errors, and what the logs do not tell.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+from numpy.typing import NDArray
+
+from inframind.sim import ServerOptions, ServerSection, StepTimeSection
+from inframind.sim.server_file import ClientSection, FittedOn, RequestsFittedOn, SchedulerSection, ServerToFit
+from inframind.traces import TraceError
+
+from .fingerprint import fingerprint
+from .fit_continuation import IMPROVEMENT, SHARES, continued, may_go_on
+from .fit_objective import (
+    CLIENT,
+    DECODE,
+    FIXED,
+    OVERLAP,
+    PARAMETERS,
+    PREFILL,
+    USUAL_DECODE_SHARE,
+    USUAL_OVERLAP,
+    USUAL_TOKENS_PER_FIXED,
+    MeasuredLog,
+    Objective,
+    Simulated,
+    step_time,
+)
+from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume
+from .fit_range import LoadRange, load_range
+from .fit_solver import Solution, Uncertainty, polish, solve, uncertainty
+from .step_estimates import StepEstimate, estimate_steps, measured_times
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+NUM_IMPUTATIONS = 6
+"""Rounds of simulating the requests without times and estimating anew."""
+MIN_MEASURED = 8
+"""Fewer measured requests than parameters and one more cannot be fitted."""
+COARSE_WORK = 3_000.0
+"""Requests, or as much work, that the search for options and a close start look at; then the whole logs are used."""
+LOSS_SCALE = 0.05
+"""Deviation from which on it counts less than its square, where candidates are compared."""
+BLOCK_WORK = 0.1
+"""Work of simulating one cached block, relative to that of a request."""
+MAX_WORK = 12_000.0
+"""The most that is used at all: about half a second for each simulation."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuality:
+    """How well one log is reproduced."""
+
+    name: str
+    num_requests: int
+    num_measured: int
+    errors: Mapping[str, float]
+    """Simulated over measured mean, less 1, of ``TTFT``, ``E2E`` and ``TPOT``."""
+    usual_errors: Mapping[str, float]
+    """Median over the requests of |simulated - measured| / measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What came out."""
+
+    server: ServerSection
+    std_errors: Mapping[str, float]
+    """By parameter of ``[step_time]``, and ``client_overhead_s``; only those that were fitted."""
+    not_identified: tuple[str, ...]
+    quality: tuple[LogQuality, ...]
+    remarks: tuple[str, ...]
+    num_simulations: int
+
+
+def fit_server(
+    logs: Mapping[str, pd.DataFrame],
+    asked: ServerToFit,
+    *,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Fit:
+    """Fit the step times and the client's overhead of one server.
+
+    Parameters
+    ----------
+    logs
+        Columns of ``traces.REQUESTS`` by name, each in order of arrival and of a server that was idle before. Rows
+        without ``ttft_s`` or ``e2e_s`` load the server but are not compared.
+    asked
+        The scheduler's options, as far as they are known.
+    on_progress
+        Called now and then with the share of the work that is done.
+
+    Raises
+    ------
+    TraceError
+        If a log holds too little.
+    ConfigError
+        If the options do not go together.
+    """
+    return _Fitting(logs, asked, on_progress).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A close start."""
+
+    logs: Sequence[MeasuredLog]
+    completed: Completed
+    solution: Solution
+    loss: float
+    continuation: float
+    """Length of the continuation of the logs, relative to them."""
+
+
+def fitted_toml(server: ServerSection) -> str:
+    """A server file, numbers to 6 significant digits."""
+    return "# Written by `inframind calibrate fit`.\n" + tomli_w.dumps(_rounded(server.model_dump(exclude_none=True)))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+class _Fitting:
+    """One fit on its way."""
+
+    def __init__(
+        self, logs: Mapping[str, pd.DataFrame], asked: ServerToFit, on_progress: Callable[[float], None]
+    ) -> None:
+        self.asked = asked
+        self.logs = [_measured(name, requests, asked) for name, requests in logs.items()]
+        self._on_progress = on_progress
+        tokens = asked.scheduler.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+        self.estimate = estimate_steps([log.times for log in self.logs], tokens)
+        self._num_simulations = 0
+
+    def run(self) -> Fit:
+        self._on_progress(0.0)
+        whole = max(int((log.times.prompt_tokens + log.times.output_tokens).max()) for log in self.logs)
+        found = self._coarsely(assume(self.asked, self.estimate, whole))
+        self._on_progress(0.6)
+        objective = Objective(_heads(found.logs, self.asked, MAX_WORK), self.estimate)
+        options = self._options(found.completed, found.completed.scheduler)
+        free = np.ones(len(PARAMETERS), dtype=bool)
+        solution = solve(objective, options, found.solution.parameters, free, rounds=2, evaluations=6)
+        self._on_progress(0.75)
+        free, tied = _tied(solution, uncertainty(objective, options, solution.parameters, free))
+        if not free.all():
+            solution = solve(objective, options, tied, free, rounds=1, evaluations=5)
+        self._on_progress(0.85)
+        solution = polish(objective, options, solution, free)
+        self._on_progress(0.95)
+        self._num_simulations += objective.num_simulations
+        fit = self._result(found, objective, options, solution, free)
+        self._on_progress(1.0)
+        return fit
+
+    # Stages.
+
+    def _coarsely(self, assumed: Completed) -> "_Found":
+        """A close start, on the beginnings of the logs, and what is left open: limits, continuation, scheduling."""
+        found = self._try(self.logs, assumed)
+        self._on_progress(0.2)
+        going_on = [may_go_on(log) for log in self.logs]
+        if any(going_on):
+            for share in SHARES:
+                logs = [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)]
+                other = self._try(logs, assumed, share)
+                if other.loss < (1.0 if found.continuation else IMPROVEMENT) * found.loss:
+                    found = other
+                elif not found.continuation:
+                    break
+        self._on_progress(0.4)
+        return self._better_way(found) if assumed.tries_async else found
+
+    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, continuation: float = 0.0) -> "_Found":
+        coarse = Objective(_heads(logs, self.asked, COARSE_WORK), self.estimate)
+        start = _start(self.estimate)
+        if any(log.num_measured < len(log.requests) for log in coarse.logs):
+            start = self._imputed(coarse, assumed, start)
+        completed = assumed
+        if self.asked.scheduler.max_num_seqs is None or self.asked.scheduler.num_blocks is None:
+            search = Search(coarse, lambda s: self._options(assumed, s), start, assumed.data_parallel_size)
+            completed = search.limits(assumed, self.asked, self.estimate)
+        return self._solved(logs, coarse, completed, start, continuation)
+
+    def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> Floats:
+        """A start for logs of which some requests have no times: they get simulated ones, again and again."""
+        options = self._options(assumed, assumed.scheduler)
+        times = [log.times for log in coarse.logs]
+        for _ in range(NUM_IMPUTATIONS):
+            simulated = coarse.simulate(options, start)
+            imputed = [(t.arrival_s + s.ttft_s, t.arrival_s + s.e2e_s) for t, s in zip(times, simulated, strict=True)]
+            start = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
+        return start
+
+    def _better_way(self, found: "_Found") -> "_Found":
+        """Asynchronous scheduling or not, where it is not given."""
+        coarse = Objective(_heads(found.logs, self.asked, COARSE_WORK), self.estimate)
+        scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": True})
+        completed = replace(found.completed, scheduler=scheduler)
+        other = self._solved(found.logs, coarse, completed, found.solution.parameters, found.continuation)
+        best = min(found, other, key=lambda each: each.loss)
+        word = "true" if best is other else "false"
+        worse = max(found.loss, other.loss)
+        remark = f"async_scheduling is not given: {word} fits better (loss {best.loss:.3g} against {worse:.3g})"
+        return replace(best, completed=best.completed.with_remark(remark))
+
+    def _solved(
+        self, logs: Sequence[MeasuredLog], coarse: Objective, completed: Completed, start: Floats, continuation: float
+    ) -> "_Found":
+        free = np.ones(len(PARAMETERS), dtype=bool)
+        options = self._options(completed, completed.scheduler)
+        solution = solve(coarse, options, start, free, rounds=2, evaluations=6)
+        if completed.estimated_blocks:
+            engines = completed.data_parallel_size
+            search = Search(coarse, lambda s: self._options(completed, s), solution.parameters, engines)
+            completed = replace(completed, scheduler=search.refined_blocks(completed.scheduler))
+            options = self._options(completed, completed.scheduler)
+            solution = solve(coarse, options, solution.parameters, free, rounds=1, evaluations=6)
+        loss = coarse.robust_loss(coarse.simulate(options, solution.parameters), LOSS_SCALE)
+        self._num_simulations += coarse.num_simulations
+        return _Found(logs, completed, solution, loss, continuation)
+
+    # The result.
+
+    def _result(
+        self, found: _Found, objective: Objective, options: ServerOptions, solution: Solution, free: Bools
+    ) -> Fit:
+        completed = found.completed
+        unsure = uncertainty(objective, options, solution.parameters, free)
+        simulated = objective.simulate(options, solution.parameters)
+        quality = tuple(_quality(log, ours) for log, ours in zip(objective.logs, simulated, strict=True))
+        names = _names(free)
+        std_errors = _std_errors(solution.parameters, unsure.std_errors)
+        errors = _pooled_errors(objective.logs, simulated)
+        off = [np.abs(part) for parts in objective.deviations(simulated) for part in parts[1:2]]
+        ranges = [load_range(log.requests, log.times.first_token_s, log.times.end_s) for log in self.logs]
+        fitted_on = _fitted_on(self.logs, ranges, np.concatenate(off), errors, completed, names)
+        steps = step_time(solution.parameters)
+        server = ServerSection(
+            name=self.asked.name,
+            model=self.asked.model,
+            max_num_queued_reqs=self.asked.max_num_queued_reqs,
+            data_parallel_size=completed.data_parallel_size,
+            scheduler=completed.scheduler,
+            step_time=StepTimeSection(
+                fixed_s=steps.fixed_s,
+                prefill_token_s=steps.prefill_token_s,
+                decode_s=steps.decode_s,
+                context_token_s=steps.context_token_s,
+                prefill_pair_s=steps.prefill_pair_s,
+                free_prefill_tokens=steps.free_prefill_tokens,
+                std_error={name: value for name, value in std_errors.items() if name != "client_overhead_s"},
+                fitted_on=fitted_on,
+            ),
+            client=ClientSection(
+                overhead_s=float(solution.parameters[CLIENT]), std_error=std_errors.get("client_overhead_s")
+            ),
+        )
+        return Fit(
+            server=server,
+            std_errors=std_errors,
+            not_identified=names,
+            quality=quality,
+            remarks=(*completed.remarks, *_remarks(names, self.logs, objective.logs, found)),
+            num_simulations=self._num_simulations,
+        )
+
+    def _options(self, completed: Completed, scheduler: SchedulerSection) -> ServerOptions:
+        return ServerSection(
+            name=self.asked.name,
+            model=self.asked.model,
+            data_parallel_size=completed.data_parallel_size,
+            scheduler=scheduler,
+            step_time=StepTimeSection(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0),
+        ).options()
+
+
+def _start(estimate: StepEstimate) -> Floats:
+    start = np.array(
+        [
+            estimate.fixed_s,
+            estimate.prefill_token_s,
+            estimate.decode_s,
+            estimate.context_token_s,
+            estimate.prefill_pair_s,
+            USUAL_OVERLAP,
+            estimate.client_s,
+        ]
+    )
+    # Equations that found no cost of prefills at all have none to tell: the usual one is nearer.
+    if start[PREFILL] < 0.1 * start[FIXED] / USUAL_TOKENS_PER_FIXED:
+        start[PREFILL] = start[FIXED] / USUAL_TOKENS_PER_FIXED
+    return start
+
+
+def _tied(solution: Solution, unsure: Uncertainty) -> tuple[Bools, Floats]:
+    """Parameters that the logs do not determine get their usual values; which are free, and where to go on."""
+    free = unsure.is_identified.copy()
+    free[FIXED] = True
+    tied = solution.parameters.copy()
+    usual = np.zeros(len(PARAMETERS))
+    usual[PREFILL] = tied[FIXED] / USUAL_TOKENS_PER_FIXED
+    usual[DECODE] = tied[FIXED] * USUAL_DECODE_SHARE
+    usual[OVERLAP] = USUAL_OVERLAP
+    tied[~free] = usual[~free]
+    return free, tied
+
+
+def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> MeasuredLog:
+    if missing := [column for column in ("ttft_s", "e2e_s") if column not in requests]:
+        found = ", ".join(map(str, requests.columns))
+        raise TraceError(
+            name, [f"{column}: missing column, a fit needs measured times; found: {found}" for column in missing]
+        )
+    scheduler = asked.scheduler
+    times = measured_times(requests, scheduler.block_size, has_prefix_caching=scheduler.enable_prefix_caching)
+    log = MeasuredLog(name, requests, times)
+    if log.num_measured < MIN_MEASURED:
+        raise TraceError(
+            name, [f"{log.num_measured} of {len(requests)} requests have ttft_s and e2e_s, a fit needs {MIN_MEASURED}"]
+        )
+    return log
+
+
+def _heads(logs: Sequence[MeasuredLog], asked: ServerToFit, work: float) -> list[MeasuredLog]:
+    """The beginnings of the logs that are so much work together: the server is empty at none of their other places."""
+    costs = [_work(log, asked) for log in logs]
+    total = float(sum(cost.sum() for cost in costs))
+    if total <= work:
+        return list(logs)
+    return [
+        log.head(max(2 * MIN_MEASURED, int(np.searchsorted(np.cumsum(cost), cost.sum() * work / total))))
+        for log, cost in zip(logs, costs, strict=True)
+    ]
+
+
+def _work(log: MeasuredLog, asked: ServerToFit) -> Floats:
+    """What it costs to simulate each request; blocks count only where prompts share them."""
+    if not (asked.scheduler.enable_prefix_caching and log.times.cached_tokens.any()):
+        return np.ones(len(log.requests))
+    blocks = (log.times.prompt_tokens + log.times.output_tokens) / asked.scheduler.block_size
+    return np.asarray(1 + BLOCK_WORK * blocks)
+
+
+def _names(free: Bools) -> tuple[str, ...]:
+    """Of the parameters that are not free, as the server file calls them."""
+    names = []
+    for index in np.flatnonzero(~free):
+        names.append({OVERLAP: "free_prefill_tokens", CLIENT: "client_overhead_s"}.get(int(index), PARAMETERS[index]))
+    return tuple(names)
+
+
+def _std_errors(parameters: Floats, std_errors: Floats) -> dict[str, float]:
+    found = {}
+    for index, value in enumerate(std_errors):
+        if np.isnan(value):
+            continue
+        if index == OVERLAP:
+            # The others' share is small: overlap is known to 10 % at best.
+            found["free_prefill_tokens"] = float(value * parameters[FIXED] / max(parameters[PREFILL], 1e-12))
+        else:
+            found["client_overhead_s" if index == CLIENT else PARAMETERS[index]] = float(value)
+    return found
+
+
+def _pairs(log: MeasuredLog, ours: Simulated) -> dict[str, tuple[Floats, Floats]]:
+    """Simulated and measured TTFT, E2E and TPOT of the requests that have both."""
+    times = log.times
+    rows = np.isfinite(times.ttft_s) & np.isfinite(ours.ttft_s)
+    decoded = rows & (times.output_tokens > 1)
+    return {
+        "TTFT": (ours.ttft_s[rows], times.ttft_s[rows]),
+        "E2E": (ours.e2e_s[rows], times.e2e_s[rows]),
+        "TPOT": (ours.tpot_s(times.output_tokens)[decoded], times.tpot_s[decoded]),
+    }
+
+
+def _error(simulated: Floats, measured: Floats) -> float:
+    total = float(measured.sum())
+    return float(simulated.sum()) / total - 1 if total > 0 else 0.0
+
+
+def _quality(log: MeasuredLog, ours: Simulated) -> LogQuality:
+    pairs = _pairs(log, ours)
+    return LogQuality(
+        name=log.name,
+        num_requests=len(log.requests),
+        num_measured=log.num_measured,
+        errors={name: _error(*pair) for name, pair in pairs.items() if pair[0].size},
+        usual_errors={
+            name: float(np.median(np.abs(simulated / np.maximum(measured, 1e-9) - 1)))
+            for name, (simulated, measured) in pairs.items()
+            if simulated.size
+        },
+    )
+
+
+def _pooled_errors(logs: Sequence[MeasuredLog], simulated: Sequence[Simulated]) -> dict[str, float]:
+    pairs = [_pairs(log, ours) for log, ours in zip(logs, simulated, strict=True)]
+    return {
+        name: _error(*(np.concatenate([pair[name][side] for pair in pairs]) for side in (0, 1)))
+        for name in ("TTFT", "E2E", "TPOT")
+    }
+
+
+def _fitted_on(
+    logs: Sequence[MeasuredLog],
+    ranges: Sequence[LoadRange],
+    off: Floats,
+    errors: Mapping[str, float],
+    completed: Completed,
+    not_identified: tuple[str, ...],
+) -> FittedOn:
+    scheduler = completed.scheduler
+    max_prompt = max(r.max_prompt_tokens for r in ranges)
+    budget = scheduler.max_num_batched_tokens * completed.data_parallel_size
+    num_running = max(r.max_num_running for r in ranges)
+    return FittedOn(
+        source="request logs, fitted through the simulator",
+        licence="as the logs",
+        num_points=sum(log.num_measured for log in logs),
+        error_p50=float(np.quantile(off, 0.5)),
+        error_p95=float(np.quantile(off, 0.95)),
+        max_prefill_tokens=max(1, min(budget, sum(int(log.times.prompt_tokens.sum()) for log in logs), budget)),
+        max_num_decodes=max(1, num_running),
+        max_context_tokens=max(1, int(max(r.max_context_tokens for r in ranges))),
+        requests=RequestsFittedOn(
+            logs=tuple(log.name for log in logs),
+            fingerprints=tuple(fingerprint(log.requests) for log in logs),
+            max_rate_per_s=max(r.max_rate_per_s for r in ranges),
+            max_prompt_tokens=max_prompt,
+            max_output_tokens=max(r.max_output_tokens for r in ranges),
+            max_num_running=max(1, num_running),
+            errors=dict(errors),
+            not_identified=not_identified,
+        ),
+    )
+
+
+_WHY = {
+    "prefill_token_s": "the cost of a prompt token: the prompts are too alike, or too short to matter",
+    "decode_s": "the cost of a decoding request: the batch was of about one size",
+    "context_token_s": "the cost of context: the sequences are too alike in length",
+    "prefill_pair_s": "the cost of attention in a prefill: the prompts are too alike in length, or too short",
+    "free_prefill_tokens": "how many prompt tokens ride along with reading the weights: too few short prompts",
+    "client_overhead_s": "the client's overhead: nothing tells it from the time of a step",
+}
+_INSTEAD = {
+    "prefill_token_s": "fixed_s / 300, as on many GPUs",
+    "decode_s": "0.003 of fixed_s, as on many GPUs",
+    "context_token_s": "0",
+    "prefill_pair_s": "0",
+    "free_prefill_tokens": "0.15 of what fixed_s would compute",
+    "client_overhead_s": "0",
+}
+
+
+def _remarks(
+    not_identified: Sequence[str], logs: Sequence[MeasuredLog], used: Sequence[MeasuredLog], found: _Found
+) -> list[str]:
+    remarks = [
+        f"{name} is not identified: the logs do not tell {_WHY[name]}. Used: {_INSTEAD[name]}"
+        for name in not_identified
+    ]
+    if found.continuation:
+        remarks.append(
+            "the times of the logs show that more requests came after their last ones: as if the same load had gone on "
+            f"for {found.continuation:g} times as long"
+        )
+    if found.completed.estimated_blocks:
+        blocks = found.completed.scheduler.num_blocks
+        remarks.append(f"num_blocks is not given: {blocks}, estimated from waiting and preemptions")
+    for log, part in zip(logs, used, strict=True):
+        if (num := len(log.requests) - log.num_measured) > 0:
+            remarks.append(f"{log.name}: {num:,} requests without times load the server and are not compared")
+        if len(part.requests) < len(log.requests):
+            remarks.append(f"{log.name}: the first {len(part.requests):,} of {len(log.requests):,} requests are used")
+    return remarks

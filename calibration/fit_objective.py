@@ -1,0 +1,284 @@
+"""How far simulated times are from measured ones, as the residuals of a least-squares problem.
+
+For each measured request there are three deviations, of its TTFT, E2E and TPOT, each relative to what was measured. A
+step's length is added to the denominators, for by as much the time of an arrival within a step moves any of them.
+Large deviations count less than their square (soft L1, by iteratively reweighting), so stragglers of the measurement do
+not pull the fit. The mean TTFT, E2E and TPOT of each log, with the same weights, are residuals too: in a queue the
+errors of single requests are those of all requests before them, and so do not average out as independent ones would.
+
+What the logs do not tell is held at usual values by a prior that weighs as much as one request.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from inframind.sim import CallRun, ServerOptions, StepTime, simulate_calls
+
+from .step_estimates import MeasuredTimes, StepEstimate
+
+Floats = NDArray[np.float64]
+
+PARAMETERS = (
+    "fixed_s",
+    "prefill_token_s",
+    "decode_s",
+    "context_token_s",
+    "prefill_pair_s",
+    "overlap",
+    "client_s",
+)
+"""``overlap`` is ``free_prefill_tokens * prefill_token_s / fixed_s``: at 1 a step takes as long as reading the weights or
+computing, whichever is longer; at 0 as long as both."""
+FIXED, PREFILL, DECODE, CONTEXT, PAIR, OVERLAP, CLIENT = range(len(PARAMETERS))
+
+USUAL_TOKENS_PER_FIXED = 300.0
+"""``fixed_s / prefill_token_s`` of dense models on GPUs: 150 (RTX 4090) to 360 (H100) in the public runs."""
+USUAL_DECODE_SHARE = 0.003
+"""``decode_s / fixed_s``: 0.002 to 0.007 in the public runs."""
+USUAL_OVERLAP = 0.15
+"""0.1 to 0.3 in the public runs."""
+
+MIN_SCALE, MAX_SCALE = 0.01, 0.2
+"""Bounds of a usual deviation."""
+MEANS_WEIGHT = 1.0
+"""Of the means, relative to the root of the number of requests that they are of."""
+NOT_SERVED = 1.0
+"""Deviation of a request that the simulated server refuses."""
+MAX_FREE_PREFILL_TOKENS = 4096
+NUM_PRIOR = 6
+"""Residuals of the prior."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLog:
+    """One log of the server, which was idle before and after."""
+
+    name: str
+    requests: pd.DataFrame
+    times: MeasuredTimes
+
+    @property
+    def num_measured(self) -> int:
+        """Requests with both times."""
+        return int(np.isfinite(self.times.ttft_s).sum())
+
+    def head(self, num: int) -> "MeasuredLog":
+        """The first so many requests. Those that later ones slowed down are not compared, if enough others are left."""
+        fields = {name: getattr(self.times, name)[:num] for name in MeasuredTimes.__slots__}
+        is_free = self.times.end_s[:num] <= self.times.arrival_s[num]
+        if is_free.sum() >= num / 10:
+            fields |= {name: np.where(is_free, fields[name], np.nan) for name in ("ttft_s", "e2e_s")}
+        return MeasuredLog(self.name, self.requests.iloc[:num], MeasuredTimes(**fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Times of each request of a log as the client sees them; NaN where it was not served."""
+
+    ttft_s: Floats
+    e2e_s: Floats
+
+    def tpot_s(self, output_tokens: Floats) -> Floats:
+        """Mean time for each token after the first; NaN for one token."""
+        decodes = output_tokens - 1
+        span: Floats = np.where(decodes > 0, self.e2e_s - self.ttft_s, np.nan)
+        return span / np.maximum(decodes, 1)
+
+
+def step_time(parameters: Floats) -> StepTime:
+    """The simulator's parameters; ``parameters`` in the order of `PARAMETERS`, in seconds."""
+    fixed, prefill, decode, context, pair, overlap, _ = parameters.tolist()
+    free = overlap * fixed / prefill if prefill > 0 else 0.0
+    return StepTime(
+        fixed_s=max(fixed, 1e-9),
+        prefill_token_s=prefill,
+        decode_s=decode,
+        context_token_s=context,
+        prefill_pair_s=pair,
+        free_prefill_tokens=round(min(free, MAX_FREE_PREFILL_TOKENS)),
+    )
+
+
+def run_log(options: ServerOptions, requests: pd.DataFrame) -> CallRun:
+    """Replay a log on one server, from empty.
+
+    Keeping blocks for later is costly to simulate, and without shared prefixes of no effect unless a request is
+    preempted and finds its own blocks again: then it is simulated after all.
+    """
+    scheduler = options.scheduler
+    if scheduler.enable_prefix_caching and not _may_share(requests):
+        without = replace(options, scheduler=replace(scheduler, enable_prefix_caching=False))
+        run = simulate_calls([without], requests, sample_s=None)
+        if not run.calls["num_preemptions"].any():
+            return run
+    return simulate_calls([options], requests, sample_s=None)
+
+
+def _may_share(requests: pd.DataFrame) -> bool:
+    return "prefix_hashes" in requests or ("prefix_group" in requests and requests["prefix_group"].notna().any())
+
+
+PAUSE = 0.5
+"""How much longer a simulated stretch of work may take than the measured one before the next begins, relative to it."""
+
+
+def with_pauses(log: MeasuredLog) -> pd.DataFrame:
+    """The requests, later by a pause wherever the measured server had nothing to do.
+
+    So the simulated server is empty at every moment at which the measured one was, even if it is slower. Otherwise it
+    would still be busy when the next request of a client comes that sends one after the other, and the fit would shun
+    what is slow more than what is fast.
+    """
+    times = log.times
+    # A request without times may be open for ever; the pauses end with the first of them.
+    open_until = np.maximum.accumulate(np.where(np.isnan(times.end_s), np.inf, times.end_s))
+    arrival = times.arrival_s
+    is_fresh = np.concatenate([[False], arrival[1:] >= open_until[:-1]])
+    starts = np.concatenate([[0], np.flatnonzero(is_fresh)])
+    spans = np.where(is_fresh, np.concatenate([[0.0], open_until[:-1]]), 0.0)[starts]
+    lengths = spans[1:] - arrival[starts[:-1]]
+    pauses = np.zeros(len(arrival))
+    pauses[starts[1:]] = PAUSE * lengths
+    return log.requests.assign(arrival_s=arrival + np.cumsum(pauses))
+
+
+class Objective:
+    """Residuals of one set of logs; `reweighted` gives those of the next round.
+
+    Parameters
+    ----------
+    logs
+        Each is simulated on its own.
+    estimate
+        What the logs show without a simulator: the scale of the parameters.
+    """
+
+    def __init__(self, logs: Sequence[MeasuredLog], estimate: StepEstimate) -> None:
+        self.logs = logs
+        self.units = np.array(
+            [
+                estimate.step_s,
+                estimate.step_s / estimate.mean_prefill_tokens,
+                estimate.step_s / estimate.mean_decodes,
+                estimate.step_s / estimate.mean_context_tokens,
+                estimate.step_s / estimate.mean_prefill_pairs,
+                1.0,
+                estimate.step_s,
+            ]
+        )
+        """A parameter of this size adds a usual step's length to a usual step, or to a TTFT."""
+        self._step_s = estimate.step_s
+        self._requests = [with_pauses(log) for log in logs]
+        self._rows = [np.isfinite(log.times.ttft_s) for log in logs]
+        self.scale = MAX_SCALE
+        self._weights = [[np.ones(size) for size in self._sizes(i)] for i in range(len(logs))]
+        self.num_simulations = 0
+
+    def _sizes(self, i: int) -> tuple[int, int, int]:
+        rows, times = self._rows[i], self.logs[i].times
+        num = int(rows.sum())
+        return num, num, int((rows & (times.output_tokens > 1)).sum())
+
+    def simulate(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
+        """Replay each log."""
+        options = replace(options, step_time=step_time(parameters))
+        client_s = float(parameters[CLIENT])
+        simulated = []
+        for requests in self._requests:
+            calls = run_log(options, requests).calls
+            self.num_simulations += 1
+            served = (calls["outcome"] == "finished").to_numpy()
+            ttft, e2e = (calls[name].to_numpy(dtype=np.float64) for name in ("ttft_s", "e2e_s"))
+            simulated.append(
+                Simulated(np.where(served, ttft + client_s, np.nan), np.where(served, e2e + client_s, np.nan))
+            )
+        return simulated
+
+    def deviations(self, simulated: Sequence[Simulated]) -> list[list[Floats]]:
+        """Relative deviations of TTFT, E2E and TPOT of each measured request, for each log."""
+        found = []
+        for log, rows, ours in zip(self.logs, self._rows, simulated, strict=True):
+            times = log.times
+            decoded = rows & (times.output_tokens > 1)
+            span = (times.e2e_s - times.ttft_s)[decoded]
+            tpot = ours.tpot_s(times.output_tokens)[decoded] * (times.output_tokens[decoded] - 1)
+            parts = [
+                (ours.ttft_s - times.ttft_s)[rows] / (times.ttft_s[rows] + self._step_s),
+                (ours.e2e_s - times.e2e_s)[rows] / (times.e2e_s[rows] + self._step_s),
+                (tpot - span) / (span + 2 * self._step_s),
+            ]
+            found.append([np.nan_to_num(part, nan=NOT_SERVED) for part in parts])
+        return found
+
+    def reweigh(self, simulated: Sequence[Simulated]) -> None:
+        """Set the weights by how far each request is off now."""
+        found = self.deviations(simulated)
+        off = np.abs(np.concatenate([part for parts in found for part in parts]))
+        self.scale = float(np.clip(1.5 * 1.4826 * np.median(off), MIN_SCALE, MAX_SCALE))
+        # Soft L1 as weights of squares (scipy's loss of that name).
+        self._weights = [[(1 + (part / self.scale) ** 2) ** -0.25 for part in parts] for parts in found]
+
+    def residuals(self, simulated: Sequence[Simulated], parameters: Floats) -> Floats:
+        """Deviations times their weights, deviations of the means, and the prior's, in units of ``scale``."""
+        parts = []
+        for i, (log_parts, weights) in enumerate(zip(self.deviations(simulated), self._weights, strict=True)):
+            parts += [part * weight for part, weight in zip(log_parts, weights, strict=True)]
+            parts.append(self._means(i, simulated[i]))
+        return np.concatenate([np.concatenate(parts) / self.scale, self._prior(parameters)])
+
+    def _means(self, i: int, ours: Simulated) -> Floats:
+        times, rows = self.logs[i].times, self._rows[i]
+        decoded = rows & (times.output_tokens > 1)
+        pairs = [
+            (ours.ttft_s[rows], times.ttft_s[rows]),
+            (ours.e2e_s[rows], times.e2e_s[rows]),
+            (ours.tpot_s(times.output_tokens)[decoded], times.tpot_s[decoded]),
+        ]
+        means = []
+        for (simulated, measured), weights in zip(pairs, self._weights[i], strict=True):
+            served = np.isfinite(simulated)
+            squares = weights[served] ** 2
+            total = float(squares @ measured[served])
+            off = float(squares @ simulated[served]) / total - 1 if total > 0 else 0.0
+            means.append(MEANS_WEIGHT * np.sqrt(len(weights)) * off)
+        return np.array(means)
+
+    def _prior(self, parameters: Floats) -> Floats:
+        z = parameters / self.units
+        fixed = parameters[FIXED]
+        return np.array(
+            [
+                np.log(max(USUAL_TOKENS_PER_FIXED * parameters[PREFILL] / fixed, 1e-3)) / np.log(10),
+                (parameters[DECODE] / (USUAL_DECODE_SHARE * fixed) - 1) / 10,
+                z[CONTEXT] / 3,
+                z[PAIR] / 3,
+                (parameters[OVERLAP] - USUAL_OVERLAP) / 0.3,
+                z[CLIENT] / 10,
+            ]
+        )
+
+    @property
+    def num_prior(self) -> int:
+        """How many of the last residuals are the prior's."""
+        return NUM_PRIOR
+
+    def time_blocks(self, num: int) -> NDArray[np.int64]:
+        """For each residual but the prior's the stretch of its log that it belongs to, ``num`` in each log; those of the
+        means, which belong to all, are on their own."""
+        blocks = []
+        for i, (log, rows) in enumerate(zip(self.logs, self._rows, strict=True)):
+            stretch = np.zeros(len(rows), dtype=np.int64)
+            stretch[rows] = np.arange(rows.sum()) * num // max(1, rows.sum())
+            decoded = rows & (log.times.output_tokens > 1)
+            first = i * (num + 1)
+            blocks += [first + stretch[rows], first + stretch[rows], first + stretch[decoded], np.full(3, first + num)]
+        return np.concatenate(blocks)
+
+    def robust_loss(self, simulated: Sequence[Simulated], scale: float) -> float:
+        """Mean soft L1 of the deviations: what candidates are compared by, whatever their weights."""
+        off = np.concatenate([part for parts in self.deviations(simulated) for part in parts]) / scale
+        return float(np.mean(2 * (np.sqrt(1 + off**2) - 1)))

