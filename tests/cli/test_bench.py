@@ -33,3 +33,18 @@ def test_predictors_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "predictors", "--repeats", "1"]) == 0
 
     assert "latency maps of 5 models x 3 strategies" in capsys.readouterr().out
+
+
+def test_workflows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sim", "--workflows", "20", "--repeats", "1", "--json"]) == 0
+
+    m = json.loads(capsys.readouterr().out)
+    assert m["num_workflows"] == 20
+    assert m["num_calls"] > 20
+    assert m["role_steps_per_s"] * m["wall_s"] == pytest.approx(m["num_calls"])
+
+
+def test_workflows_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sim", "--workflows", "20", "--repeats", "1"]) == 0
+
+    assert "join-shortest-queue" in capsys.readouterr().out
