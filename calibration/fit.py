@@ -22,10 +22,14 @@ from .fingerprint import fingerprint
 from .fit_continuation import IMPROVEMENT, SHARES, continued, may_go_on
 from .fit_objective import (
     CLIENT,
+    CONTEXT,
     DECODE,
     FIXED,
+    MEANS_WEIGHT,
     OVERLAP,
+    PAIR,
     PARAMETERS,
+    POLISH_MEANS_WEIGHT,
     PREFILL,
     USUAL_DECODE_SHARE,
     USUAL_OVERLAP,
@@ -43,6 +47,12 @@ from .step_estimates import StepEstimate, estimate_steps, measured_times
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+IMPUTATION_SCALES = (1.0, 0.7, 0.5)
+"""Of a start, where the times of many requests are not known."""
+MIN_SHORT = 0.05
+"""Share of the prompts that must be short to show how many of their tokens ride along."""
+MOSTLY = 0.95
+"""Share of measured requests from which on the others do not matter for a start."""
 NUM_IMPUTATIONS = 6
 """Rounds of simulating the requests without times and estimating anew."""
 MIN_MEASURED = 8
@@ -145,6 +155,7 @@ class _Fitting:
         self._on_progress = on_progress
         tokens = asked.scheduler.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
         self.estimate = estimate_steps([log.times for log in self.logs], tokens)
+        self._budget = tokens * (asked.data_parallel_size or 1)
         self._num_simulations = 0
 
     def run(self) -> Fit:
@@ -154,14 +165,16 @@ class _Fitting:
         self._on_progress(0.6)
         objective = Objective(_heads(found.logs, self.asked, MAX_WORK), self.estimate)
         options = self._options(found.completed, found.completed.scheduler)
-        free = np.ones(len(PARAMETERS), dtype=bool)
+        free = self._seen(found.solution.parameters)
         solution = solve(objective, options, found.solution.parameters, free, rounds=2, evaluations=6)
         self._on_progress(0.75)
         free, tied = _tied(solution, uncertainty(objective, options, solution.parameters, free))
-        if not free.all():
+        if not np.array_equal(tied, solution.parameters):
             solution = solve(objective, options, tied, free, rounds=1, evaluations=5)
         self._on_progress(0.85)
+        objective.means_weight = POLISH_MEANS_WEIGHT
         solution = polish(objective, options, solution, free)
+        objective.means_weight = MEANS_WEIGHT
         self._on_progress(0.95)
         self._num_simulations += objective.num_simulations
         fit = self._result(found, objective, options, solution, free)
@@ -189,7 +202,7 @@ class _Fitting:
     def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, continuation: float = 0.0) -> "_Found":
         coarse = Objective(_heads(logs, self.asked, COARSE_WORK), self.estimate)
         start = _start(self.estimate)
-        if any(log.num_measured < len(log.requests) for log in coarse.logs):
+        if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
             start = self._imputed(coarse, assumed, start)
         completed = assumed
         if self.asked.scheduler.max_num_seqs is None or self.asked.scheduler.num_blocks is None:
@@ -197,15 +210,42 @@ class _Fitting:
             completed = search.limits(assumed, self.asked, self.estimate)
         return self._solved(logs, coarse, completed, start, continuation)
 
+    def _seen(self, parameters: Floats) -> Bools:
+        """Which parameters show in the logs at all, by the sizes of the steps.
+
+        While a step's prefill takes less time than ``fixed_s``, what a token costs cannot be told from how many of them
+        ride along: that takes steps beyond. And how many ride along shows only in prompts that are about as short.
+        """
+        new = np.concatenate([log.times.prompt_tokens - log.times.cached_tokens for log in self.logs])
+        ride_along = parameters[FIXED] / max(parameters[PREFILL], 1e-12)
+        seen = np.ones(len(PARAMETERS), dtype=bool)
+        seen[PREFILL] = min(self._budget, new.max()) > ride_along
+        seen[OVERLAP] = seen[PREFILL] and float(np.mean(new < ride_along)) >= MIN_SHORT
+        return seen
+
     def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> Floats:
-        """A start for logs of which some requests have no times: they get simulated ones, again and again."""
+        """A start for logs of which some requests have no times: they get simulated ones, again and again.
+
+        What the other requests alone tell makes steps look too long, as if these were not there; so several scales of
+        it are begun with, and the best of all rounds is taken.
+        """
         options = self._options(assumed, assumed.scheduler)
         times = [log.times for log in coarse.logs]
-        for _ in range(NUM_IMPUTATIONS):
-            simulated = coarse.simulate(options, start)
-            imputed = [(t.arrival_s + s.ttft_s, t.arrival_s + s.e2e_s) for t, s in zip(times, simulated, strict=True)]
-            start = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
-        return start
+        best, best_loss = start, np.inf
+        for scale in IMPUTATION_SCALES:
+            parameters = start.copy()
+            parameters[[FIXED, PREFILL, DECODE, CONTEXT, PAIR]] *= scale
+            for _ in range(NUM_IMPUTATIONS):
+                simulated = coarse.simulate(options, parameters)
+                loss = coarse.robust_loss(simulated, LOSS_SCALE)
+                if loss < best_loss:
+                    best, best_loss = parameters, loss
+                imputed = [
+                    (log.arrival_s + ours.ttft_s, log.arrival_s + ours.e2e_s)
+                    for log, ours in zip(times, simulated, strict=True)
+                ]
+                parameters = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
+        return best
 
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given."""
@@ -222,7 +262,8 @@ class _Fitting:
     def _solved(
         self, logs: Sequence[MeasuredLog], coarse: Objective, completed: Completed, start: Floats, continuation: float
     ) -> "_Found":
-        free = np.ones(len(PARAMETERS), dtype=bool)
+        free = self._seen(start)
+        start = _usual_where(~free, start)
         options = self._options(completed, completed.scheduler)
         solution = solve(coarse, options, start, free, rounds=2, evaluations=6)
         if completed.estimated_blocks:
@@ -247,7 +288,7 @@ class _Fitting:
         names = _names(free)
         std_errors = _std_errors(solution.parameters, unsure.std_errors)
         errors = _pooled_errors(objective.logs, simulated)
-        off = [np.abs(part) for parts in objective.deviations(simulated) for part in parts[1:2]]
+        off = [np.abs(part) for part in objective.deviations(simulated)[1::3]]
         ranges = [load_range(log.requests, log.times.first_token_s, log.times.end_s) for log in self.logs]
         fitted_on = _fitted_on(self.logs, ranges, np.concatenate(off), errors, completed, names)
         steps = step_time(solution.parameters)
@@ -312,13 +353,15 @@ def _tied(solution: Solution, unsure: Uncertainty) -> tuple[Bools, Floats]:
     """Parameters that the logs do not determine get their usual values; which are free, and where to go on."""
     free = unsure.is_identified.copy()
     free[FIXED] = True
-    tied = solution.parameters.copy()
+    return free, _usual_where(~free, solution.parameters)
+
+
+def _usual_where(is_tied: Bools, parameters: Floats) -> Floats:
     usual = np.zeros(len(PARAMETERS))
-    usual[PREFILL] = tied[FIXED] / USUAL_TOKENS_PER_FIXED
-    usual[DECODE] = tied[FIXED] * USUAL_DECODE_SHARE
+    usual[PREFILL] = parameters[FIXED] / USUAL_TOKENS_PER_FIXED
+    usual[DECODE] = parameters[FIXED] * USUAL_DECODE_SHARE
     usual[OVERLAP] = USUAL_OVERLAP
-    tied[~free] = usual[~free]
-    return free, tied
+    return np.where(is_tied, usual, parameters)
 
 
 def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> MeasuredLog:

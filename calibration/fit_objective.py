@@ -3,8 +3,12 @@
 For each measured request there are three deviations, of its TTFT, E2E and TPOT, each relative to what was measured. A
 step's length is added to the denominators, for by as much the time of an arrival within a step moves any of them.
 Large deviations count less than their square (soft L1, by iteratively reweighting), so stragglers of the measurement do
-not pull the fit. The mean TTFT, E2E and TPOT of each log, with the same weights, are residuals too: in a queue the
-errors of single requests are those of all requests before them, and so do not average out as independent ones would.
+not pull the fit.
+
+A residual is the mean of a deviation over requests that are alike: in the length of the prompt, of the output, in when
+they came, in what was found there, in how long they took. For decisions of the scheduler make the time of a single
+request jump as a parameter moves, here up and there down: its derivative is mostly noise, that of a mean is not. The
+means of TTFT, E2E and TPOT of a whole log, in seconds, are residuals too.
 
 What the logs do not tell is held at usual values by a prior that weighs as much as one request.
 """
@@ -46,6 +50,14 @@ MIN_SCALE, MAX_SCALE = 0.01, 0.2
 """Bounds of a usual deviation."""
 MEANS_WEIGHT = 1.0
 """Of the means, relative to the root of the number of requests that they are of."""
+POLISH_MEANS_WEIGHT = 3.0
+"""The same in the last search close to the solution: then the means may be met at little cost to the rest."""
+STRAGGLER = 4.0
+"""Deviations of so many scales do not count in the means of a log."""
+GROUP = 15
+"""Requests that are alike, at least."""
+MAX_GROUPS = 12
+"""Groups for each likeness."""
 NOT_SERVED = 1.0
 """Deviation of a request that the simulated server refuses."""
 MAX_FREE_PREFILL_TOKENS = 4096
@@ -126,6 +138,27 @@ PAUSE = 0.5
 """How much longer a simulated stretch of work may take than the measured one before the next begins, relative to it."""
 
 
+def _groups_of(times: MeasuredTimes, rows: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """For TTFT, E2E and TPOT the groups of each measured request, shape ``(likenesses, requests)``."""
+    ends = np.sort(times.end_s[rows])
+    there = np.arange(len(rows)) - np.searchsorted(ends, times.arrival_s, side="right")
+    found = []
+    for chosen, took in (
+        (rows, times.ttft_s),
+        (rows, times.e2e_s),
+        (rows & (times.output_tokens > 1), times.tpot_s),
+    ):
+        num = int(chosen.sum())
+        keys = (times.prompt_tokens - times.cached_tokens, times.output_tokens, times.arrival_s, there, took)
+        num_groups = int(np.clip(num // GROUP, 1, MAX_GROUPS))
+        groups = np.empty((len(keys), num), dtype=np.int64)
+        for row, key in enumerate(keys):
+            groups[row, np.argsort(key[chosen], kind="stable")] = np.arange(num) * num_groups // max(num, 1)
+            groups[row] += row * num_groups
+        found.append(groups)
+    return found
+
+
 def with_pauses(log: MeasuredLog) -> pd.DataFrame:
     """The requests, later by a pause wherever the measured server had nothing to do.
 
@@ -174,14 +207,15 @@ class Objective:
         self._step_s = estimate.step_s
         self._requests = [with_pauses(log) for log in logs]
         self._rows = [np.isfinite(log.times.ttft_s) for log in logs]
+        self.means_weight = MEANS_WEIGHT
         self.scale = MAX_SCALE
-        self._weights = [[np.ones(size) for size in self._sizes(i)] for i in range(len(logs))]
+        self._groups = [
+            groups for log, rows in zip(logs, self._rows, strict=True) for groups in _groups_of(log.times, rows)
+        ]
+        """Of TTFT, E2E and TPOT of the first log, and so on."""
+        self._weights = [np.ones(groups.shape[1]) for groups in self._groups]
+        self._is_usual = [np.ones(groups.shape[1], dtype=bool) for groups in self._groups]
         self.num_simulations = 0
-
-    def _sizes(self, i: int) -> tuple[int, int, int]:
-        rows, times = self._rows[i], self.logs[i].times
-        num = int(rows.sum())
-        return num, num, int((rows & (times.output_tokens > 1)).sum())
 
     def simulate(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
         """Replay each log."""
@@ -198,54 +232,66 @@ class Objective:
             )
         return simulated
 
-    def deviations(self, simulated: Sequence[Simulated]) -> list[list[Floats]]:
-        """Relative deviations of TTFT, E2E and TPOT of each measured request, for each log."""
+    def _differences(self, simulated: Sequence[Simulated]) -> list[tuple[Floats, Floats, Floats]]:
+        """Simulated less measured, measured, and what to divide by, in the order of the groups."""
         found = []
         for log, rows, ours in zip(self.logs, self._rows, simulated, strict=True):
             times = log.times
             decoded = rows & (times.output_tokens > 1)
             span = (times.e2e_s - times.ttft_s)[decoded]
-            tpot = ours.tpot_s(times.output_tokens)[decoded] * (times.output_tokens[decoded] - 1)
-            parts = [
-                (ours.ttft_s - times.ttft_s)[rows] / (times.ttft_s[rows] + self._step_s),
-                (ours.e2e_s - times.e2e_s)[rows] / (times.e2e_s[rows] + self._step_s),
-                (tpot - span) / (span + 2 * self._step_s),
+            per_token = times.tpot_s[decoded]
+            found += [
+                ((ours.ttft_s - times.ttft_s)[rows], times.ttft_s[rows], times.ttft_s[rows] + self._step_s),
+                ((ours.e2e_s - times.e2e_s)[rows], times.e2e_s[rows], times.e2e_s[rows] + self._step_s),
+                (
+                    ours.tpot_s(times.output_tokens)[decoded] - per_token,
+                    per_token,
+                    per_token * (1 + 2 * self._step_s / np.maximum(span, 1e-9)),
+                ),
             ]
-            found.append([np.nan_to_num(part, nan=NOT_SERVED) for part in parts])
-        return found
+        return [
+            (np.where(np.isnan(difference), NOT_SERVED * divisor, difference), measured, np.maximum(divisor, 1e-12))
+            for difference, measured, divisor in found
+        ]
+
+    def deviations(self, simulated: Sequence[Simulated]) -> list[Floats]:
+        """Relative deviations of the TTFT of each measured request of the first log, its E2E, its TPOT, and so on."""
+        return [difference / divisor for difference, _, divisor in self._differences(simulated)]
 
     def reweigh(self, simulated: Sequence[Simulated]) -> None:
         """Set the weights by how far each request is off now."""
         found = self.deviations(simulated)
-        off = np.abs(np.concatenate([part for parts in found for part in parts]))
-        self.scale = float(np.clip(1.5 * 1.4826 * np.median(off), MIN_SCALE, MAX_SCALE))
+        self.scale = float(np.clip(1.5 * 1.4826 * np.median(np.abs(np.concatenate(found))), MIN_SCALE, MAX_SCALE))
         # Soft L1 as weights of squares (scipy's loss of that name).
-        self._weights = [[(1 + (part / self.scale) ** 2) ** -0.25 for part in parts] for parts in found]
+        self._weights = [(1 + (part / self.scale) ** 2) ** -0.5 for part in found]
+        self._is_usual = [np.abs(part) < STRAGGLER * self.scale for part in found]
 
     def residuals(self, simulated: Sequence[Simulated], parameters: Floats) -> Floats:
-        """Deviations times their weights, deviations of the means, and the prior's, in units of ``scale``."""
-        parts = []
-        for i, (log_parts, weights) in enumerate(zip(self.deviations(simulated), self._weights, strict=True)):
-            parts += [part * weight for part, weight in zip(log_parts, weights, strict=True)]
-            parts.append(self._means(i, simulated[i]))
-        return np.concatenate([np.concatenate(parts) / self.scale, self._prior(parameters)])
+        """Means of the deviations and the prior's, in units of their scatter."""
+        return np.concatenate([self.by_stretch(simulated, 1)[:, 0], self._prior(parameters)])
 
-    def _means(self, i: int, ours: Simulated) -> Floats:
-        times, rows = self.logs[i].times, self._rows[i]
-        decoded = rows & (times.output_tokens > 1)
-        pairs = [
-            (ours.ttft_s[rows], times.ttft_s[rows]),
-            (ours.e2e_s[rows], times.e2e_s[rows]),
-            (ours.tpot_s(times.output_tokens)[decoded], times.tpot_s[decoded]),
-        ]
-        means = []
-        for (simulated, measured), weights in zip(pairs, self._weights[i], strict=True):
-            served = np.isfinite(simulated)
-            squares = weights[served] ** 2
-            total = float(squares @ measured[served])
-            off = float(squares @ simulated[served]) / total - 1 if total > 0 else 0.0
-            means.append(MEANS_WEIGHT * np.sqrt(len(weights)) * off)
-        return np.array(means)
+    def by_stretch(self, simulated: Sequence[Simulated], num: int) -> Floats:
+        """What each of so many stretches of time of the logs adds to the residuals, without the prior's; shape
+        ``(residuals, num * len(logs))``, or ``(residuals, 1)`` for the residuals themselves."""
+        columns = 1 if num == 1 else num * len(self.logs)
+        blocks = []
+        for i, ((difference, measured, divisor), groups) in enumerate(
+            zip(self._differences(simulated), self._groups, strict=True)
+        ):
+            size = groups.shape[1]
+            if not size:
+                continue
+            stretch = np.arange(size) * num // size + (0 if num == 1 else i // 3 * num)
+            weights = self._weights[i]
+            count = int(groups.max()) + 1
+            cells = (groups * columns + stretch).ravel()
+            sums = np.bincount(cells, np.tile(weights * difference / divisor, len(groups)), count * columns)
+            total = np.bincount(groups.ravel(), np.tile(weights, len(groups)), count)
+            blocks.append(sums.reshape(count, columns) / np.sqrt(total * len(groups))[:, np.newaxis])
+            usual = self._is_usual[i]
+            seconds = np.bincount(stretch, usual * difference, columns) / max(float(measured @ usual), 1e-12)
+            blocks.append(self.means_weight * np.sqrt(size) * seconds[np.newaxis])
+        return np.concatenate(blocks) / self.scale
 
     def _prior(self, parameters: Floats) -> Floats:
         z = parameters / self.units
@@ -266,19 +312,7 @@ class Objective:
         """How many of the last residuals are the prior's."""
         return NUM_PRIOR
 
-    def time_blocks(self, num: int) -> NDArray[np.int64]:
-        """For each residual but the prior's the stretch of its log that it belongs to, ``num`` in each log; those of the
-        means, which belong to all, are on their own."""
-        blocks = []
-        for i, (log, rows) in enumerate(zip(self.logs, self._rows, strict=True)):
-            stretch = np.zeros(len(rows), dtype=np.int64)
-            stretch[rows] = np.arange(rows.sum()) * num // max(1, rows.sum())
-            decoded = rows & (log.times.output_tokens > 1)
-            first = i * (num + 1)
-            blocks += [first + stretch[rows], first + stretch[rows], first + stretch[decoded], np.full(3, first + num)]
-        return np.concatenate(blocks)
-
     def robust_loss(self, simulated: Sequence[Simulated], scale: float) -> float:
         """Mean soft L1 of the deviations: what candidates are compared by, whatever their weights."""
-        off = np.concatenate([part for parts in self.deviations(simulated) for part in parts]) / scale
+        off = np.concatenate(self.deviations(simulated)) / scale
         return float(np.mean(2 * (np.sqrt(1 + off**2) - 1)))

@@ -1,8 +1,7 @@
 """Least squares through the simulator: scipy's trust region with derivatives by differences.
 
-Decisions of the scheduler make the residuals jump a little as a parameter moves. So differences are taken over a few per
-cent of a parameter, where the jumps of many requests average out, and what the trust region could not improve any more
-a search along each parameter tries to.
+Decisions of the scheduler make the residuals jump a little as a parameter moves. So differences are taken over a few
+per cent of a parameter, and what the trust region could not improve any more a search along each parameter tries to.
 """
 
 from collections.abc import Callable
@@ -26,7 +25,7 @@ MIN_STEP = 0.01
 OVERLAP_STEP = 0.15
 """Difference of the overlap: less moves ``free_prefill_tokens`` by too little."""
 MAX_OVERLAP = 1.0
-NUM_BLOCKS = 20
+NUM_STRETCHES = 20
 """Stretches of time that a log is cut into for the standard errors."""
 MIN_NOISE = 0.01
 """Deviations are taken to scatter by at least so much: a log may be reproduced exactly and yet say nothing."""
@@ -128,33 +127,26 @@ def uncertainty(objective: Objective, options: ServerOptions, parameters: Floats
     """
     problem = _Problem(objective, options, parameters, free, lambda: None)
     z = (parameters / objective.units)[free]
-    residuals = problem.residuals(z)
     jacobian = problem.jacobian(z)
-    num_prior = objective.num_prior
-    data_rows, prior_rows = jacobian[:-num_prior], jacobian[-num_prior:]
-    blocks = objective.time_blocks(NUM_BLOCKS)
-    noise = max(1.0, MIN_NOISE / objective.scale) ** 2
-
-    hessian = jacobian.T @ jacobian
-    inverse = np.linalg.pinv(hessian, rcond=1e-12)
-    scores = np.array([data_rows[blocks == b].T @ residuals[:-num_prior][blocks == b] for b in np.unique(blocks)])
-    scores = scores - scores.mean(axis=0)
-    num = len(scores)
-    small_sample = num / max(1, num - 1)
-    sandwich = inverse @ (small_sample * scores.T @ scores) @ inverse
-    variance = np.maximum(np.diag(sandwich), np.diag(inverse) * (MIN_NOISE / objective.scale) ** 2)
+    data = jacobian[: -objective.num_prior]
+    inverse = np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12)
+    scores = data.T @ objective.by_stretch(objective.simulate(options, parameters), NUM_STRETCHES)
+    scores -= scores.mean(axis=1, keepdims=True)
+    num = scores.shape[1]
+    sandwich = inverse @ (num / (num - 1) * scores @ scores.T) @ inverse
+    noise = (MIN_NOISE / objective.scale) ** 2
+    variance = np.maximum(np.diag(sandwich), noise * np.diag(inverse))
 
     # Without the prior: a ridge far below any information stands in for what has none at all.
-    information = data_rows.T @ data_rows + 1e-9 * np.trace(data_rows.T @ data_rows) * np.eye(len(z))
-    bare = np.linalg.inv(information)
-    bare_error = np.sqrt(np.diag(bare) * max(float(residuals[:-num_prior].var()), (MIN_NOISE / objective.scale) ** 2))
+    information = data.T @ data
+    bare = np.linalg.inv(information + 1e-9 * np.trace(information) * np.eye(len(z)))
+    bare_error = np.sqrt(np.maximum(np.diag(bare @ (scores @ scores.T) @ bare), noise * np.diag(bare)))
     enough = np.where(np.flatnonzero(free) == OVERLAP, 0.5, np.maximum(0.5 * z, 0.1))
 
     std_errors = np.full(len(parameters), np.nan)
     std_errors[free] = np.sqrt(variance) * objective.units[free]
     is_identified = np.zeros(len(parameters), dtype=bool)
     is_identified[free] = bare_error <= enough
-    del noise, prior_rows
     return Uncertainty(std_errors, is_identified)
 
 

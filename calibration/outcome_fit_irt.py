@@ -142,7 +142,9 @@ def plausible_values(rasch: Rasch, mean: Array, sd: float, uniform: Array) -> Ar
     uniform
         One number in (0, 1) for each question.
     """
-    below = rasch.posterior(mean, sd).cumsum(axis=1)
+    weights = rasch.posterior(mean, sd)
+    # A node stands for what is around it, half of which lies below.
+    below = weights.cumsum(axis=1) - weights / 2
     nodes = rasch.nodes
     return np.array([np.interp(u, row, nodes) for u, row in zip(uniform, below, strict=True)])
 

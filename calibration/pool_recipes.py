@@ -33,13 +33,13 @@ not counted; a step of 8192 tokens holds more."""
 TABLE_OVERHEAD_BYTES = int(4.5 * 2**30)
 """The same by the table: its ``memory_gib`` of a prefill of 8192 tokens, less weights and KV cache, is 4.0 to 4.4."""
 
-STEP_OVERHEAD_S = 0.5e-3
-STEP_OVERHEAD_SPREAD_S = 0.4e-3
-DECODE_OVERHEAD_S = 1.8e-5
-DECODE_OVERHEAD_SPREAD_S = 1.2e-5
-PREFILL_FACTOR = 1.02
-PREFILL_FACTOR_SPREAD = 0.02
-"""What real runs add to kernel times, and how far servers differ in it (standard deviation): `pool_evidence`."""
+STEP_OVERHEAD_S = 0.6e-3
+STEP_OVERHEAD_SPREAD_S = 0.6e-3
+DECODE_OVERHEAD_S = 1.5e-5
+DECODE_OVERHEAD_SPREAD_S = 1.4e-5
+PREFILL_FACTOR = 1.025
+PREFILL_FACTOR_SPREAD = 0.03
+"""What real runs add to kernel times, and how far servers (for the factor: runs) differ: `pool_evidence`."""
 
 
 @dataclass(frozen=True, slots=True)

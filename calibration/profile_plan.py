@@ -10,8 +10,8 @@ ladder, light one request at a time             the client's constant, ``fixed_s
 saturate      2, 4, 8, ... at a time            ``decode_s`` apart from ``fixed_s``; ``context_token_s``; the rate at
                                                 which the server is full, and ``max_num_seqs``
 burst         many prompts at once              steps full of prefills, and ``max_num_batched_tokens``
-priority      more short requests than slots    whether the server honours ``priority``
 open          Poisson, 1.2 to 0.25 x saturation what users see; one of them twice, for the server's own spread
+priority      more short requests than slots    whether the server honours ``priority``
 prefix        Poisson, shared prompt starts     the prefix cache
 ============= ================================= =======================================================
 
@@ -39,7 +39,7 @@ SHORTEST_PROMPT, SHORTEST_OUTPUT = 16, 4
 MOST_AT_A_TIME = 512
 MOST_REQUESTS = 20_000
 """Of one condition with Poisson arrivals: more would show nothing new."""
-PROBE_SLOTS = 256
+PROBE_SLOTS = 64
 """A server with more slots than these is not probed for priority: it would take too many requests."""
 BURST_PROMPT, MOST_BURST_PROMPTS = 1000, 32
 """vLLM counts a prompt, and its first output token, in the step that completes it. With these numbers no step counts
@@ -116,10 +116,15 @@ class Ended:
     """Polled (waiting, running), in order."""
 
     @property
-    def plateau(self) -> int | None:
-        """The largest batch seen while others waited, if somebody waited half of the time or more."""
-        full = [running for waiting, running in self.queues if waiting > 0]
-        return max(full) if full and 2 * len(full) >= len(self.queues) else None
+    def most_while_queued(self) -> int:
+        """The largest batch seen while others waited; 0 if nobody did."""
+        return max((running for waiting, running in self.queues if waiting > 0), default=0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether somebody waited half of the time or more."""
+        queued = sum(waiting > 0 for waiting, _ in self.queues)
+        return queued > 0 and 2 * queued >= len(self.queues)
 
 
 Steps = Generator[Condition, Ended, None]
@@ -131,7 +136,8 @@ class Sweep:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._spent_s = 0.0
-        self._plateau = limits.max_num_seqs
+        self._most_while_queued = 0
+        self._tpot_s = math.inf
 
     def conditions(self) -> Steps:
         """Yield each condition; send back what it showed."""
@@ -141,12 +147,12 @@ class Sweep:
         yield from self._run(self._light(lengths))
         saturation_per_s, full_s = yield from self._saturate(lengths)
         yield from self._burst(rungs)
-        yield from self._probe_priority()
         yield from self._open_loop(lengths, saturation_per_s, full_s)
 
     def _run(self, condition: Condition) -> Generator[Condition, Ended, Ended]:
         ended = yield condition
         self._spent_s += ended.duration_s
+        self._most_while_queued = max(self._most_while_queued, ended.most_while_queued)
         return ended
 
     @property
@@ -185,7 +191,8 @@ class Sweep:
         if not rungs:
             return Lengths(SHORTEST_PROMPT, SHORTEST_OUTPUT, self._limits.seed)
         tpot_s = median((rung.e2e_s - rung.ttft_s) / max(1, rung.output_tokens - 1) for rung in rungs)
-        affordable = int(self._share_s(1 / 100) / max(tpot_s, 1e-4))
+        self._tpot_s = max(tpot_s, 1e-4)
+        affordable = int(self._share_s(1 / 100) / self._tpot_s)
         room = self._limits.max_model_len // 4
         longest_output = self._limits.max_output_tokens or max(4 * SHORTEST_OUTPUT, min(affordable, room, 1024))
         reached = max(rung.prompt_tokens for rung in rungs)
@@ -227,10 +234,7 @@ class Sweep:
             else:
                 poor_gains += 1
             rate_per_s = max(rate_per_s, rate_now_per_s)
-            if ended.plateau is not None:
-                self._plateau = self._plateau or ended.plateau
-                break
-            if poor_gains == 2 or at_a_time >= MOST_AT_A_TIME or self._left_s < self._share_s(0.5):
+            if ended.is_full or poor_gains == 2 or at_a_time >= MOST_AT_A_TIME or self._left_s < self._share_s(0.5):
                 break
         return rate_per_s, full_s
 
@@ -245,11 +249,16 @@ class Sweep:
             yield from self._run(Condition(BURST, [Ask(BURST_PROMPT, 1)] * number))
 
     def _probe_priority(self) -> Steps:
-        """Three times as many requests as slots, the later the more urgent."""
-        if self._plateau is None or self._plateau > PROBE_SLOTS:
+        """Three times as many requests as slots, with priorities that have nothing to do with the order of sending."""
+        slots = self._limits.max_num_seqs or self._most_while_queued
+        if not 0 < slots <= PROBE_SLOTS:
             return
-        number = max(3 * self._plateau, self._plateau + 8)
-        asks = [Ask(SHORTEST_PROMPT, 16, at_s=0.002 * index, priority=number - index) for index in range(number)]
+        number = max(3 * slots, slots + 16)
+        priorities = np.random.default_rng([self._limits.seed, 4]).permutation(number).tolist()
+        # The last is to be there before the first ends, and a slow client needs some 10 ms to send one.
+        room = self._limits.max_output_tokens or self._limits.max_model_len - SHORTEST_PROMPT
+        output = min(256, room, max(16, math.ceil(0.01 * number / self._tpot_s)))
+        asks = [Ask(SHORTEST_PROMPT, output, priority=priority) for priority in priorities]
         yield from self._run(Condition(PRIORITY, asks))
 
     # As they come.
@@ -273,6 +282,7 @@ class Sweep:
             if _is_overloaded(ended, overload_s) or self._left_s < self._share_s(0.3):
                 break
             saturation_per_s *= 1.4
+        yield from self._probe_priority()
         loads_left -= 1
         for load, suffix in OPEN_LOADS:
             if self._left_s <= 0:
@@ -290,7 +300,7 @@ class Sweep:
 
 def _is_overloaded(ended: Ended, window_s: float) -> bool:
     """Whether requests waited, or came faster than they ended: a server with many slots lets nobody wait."""
-    if ended.plateau is not None or not ended.answers:
+    if ended.is_full or not ended.answers:
         return True
     begin_s = ended.answers[0].arrival_s
     ends = sum(answer.arrival_s + answer.e2e_s <= begin_s + window_s for answer in ended.answers)

@@ -245,7 +245,7 @@ class QuestionBank:
 
 
 class Draws(NamedTuple):
-    """Answers to all questions of a domain at some slots: (questions, slots, LLMs, strategies) unless said otherwise."""
+    """Answers to all questions of a domain at some slots; (questions, slots, LLMs, strategies) by default."""
 
     is_right: NDArray[np.bool_]
     """If nothing cuts it."""

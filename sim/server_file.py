@@ -233,7 +233,9 @@ class PoolSection(Section):
         return self
 
 
-SHIPPED_POOLS = ("five-models",)
+_POOLS = resources.files("inframind.sim") / "data"
+
+SHIPPED_POOLS = tuple(sorted(file.name[:-5] for file in _POOLS.iterdir() if file.name.endswith(".toml")))
 """Pools that come with the package, by name."""
 
 
@@ -268,7 +270,7 @@ def load_pool(name: str | Path, base: Path) -> PoolSection:
         With all its mistakes.
     """
     if str(name) in SHIPPED_POOLS:
-        with resources.as_file(resources.files("inframind.sim") / "data" / f"{name}.toml") as path:
+        with resources.as_file(_POOLS / f"{name}.toml") as path:
             return load_toml(path, PoolSection)
     path = base / name
     if not path.exists():

@@ -35,14 +35,10 @@ def sample(log: ProfileLog, waiting: int, running: int, kv_usage: float = 0.1) -
     log.add_sample(1.0, "name", Gauges(waiting, running, kv_usage, 0.0))
 
 
-def answers(starts: list[float]) -> Ended:
-    """Arrivals a millisecond apart, with these times of the first token."""
-    return Ended(
-        PRIORITY,
-        1.0,
-        [Answer(16, 16, i / 1000, start - i / 1000, start, len(starts) - i) for i, start in enumerate(starts)],
-        [],
-    )
+def probe(starts: list[float], priorities: list[int]) -> Ended:
+    """All sent at 0; with these times of the first token, and a last one 0.08 s later."""
+    ended = [Answer(16, 16, 0.0, start, start + 0.08, rank) for start, rank in zip(starts, priorities, strict=True)]
+    return Ended(PRIORITY, 1.0, ended, [])
 
 
 def test_the_server_file_is_toml_and_says_where_each_value_comes_from(log: ProfileLog) -> None:
@@ -154,24 +150,36 @@ def test_bounds_are_numbers_not_words() -> None:
     assert largest_step({"512": 0.0, "inf": 0.0}) is None
 
 
-def test_the_order_of_those_that_waited_tells_the_policy() -> None:
-    """4 slots; the last 8 wait, and under priority the last to come is the first to run."""
-    at_once = [0.1, 0.1, 0.1, 0.1]
-    as_they_came = [0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3]
+DEALT = [3, 14, 0, 9, 12, 6, 15, 1, 10, 5, 13, 2, 8, 4, 11, 7]
+"""Priorities in the order of sending."""
+AT_ONCE = [0.1] * 4
+"""The first four find free slots."""
 
-    assert observed_policy(answers(at_once + as_they_came)) == "fcfs"
-    assert observed_policy(answers(at_once + as_they_came[::-1])) == "priority"
-    assert observed_policy(answers(at_once + [0.2, 0.3] * 4)) is None
-    assert observed_policy(answers([0.1, 0.2, 0.3])) is None
+
+def test_the_order_of_those_that_waited_tells_the_policy() -> None:
+    """4 slots, 16 requests: twelve wait, and begin in fours."""
+    as_they_came = [0.2 + 0.1 * (index // 4) for index in range(12)]
+    by_rank = sorted(DEALT[4:])
+    as_urgent = [0.2 + 0.1 * (by_rank.index(rank) // 4) for rank in DEALT[4:]]
+
+    assert observed_policy(probe(AT_ONCE + as_they_came, DEALT)) == "fcfs"
+    assert observed_policy(probe(AT_ONCE + as_urgent, DEALT)) == "priority"
+
+
+def test_a_few_requests_tell_nothing() -> None:
+    """Nor do many of which none had to wait, as on a server with more slots than thought."""
+    in_order = sorted(DEALT)
+
+    assert observed_policy(probe([0.1] * 8 + [0.2] * 8, in_order)) is None
+    assert observed_policy(probe([0.1 + rank / 1000 for rank in in_order], in_order)) is None
 
 
 def test_a_statement_that_the_probe_contradicts_is_marked(log: ProfileLog) -> None:
     attempt = log.begin(PRIORITY, 0.0)
-    for index in range(12):
-        sent_s = index / 1000
+    for index, rank in enumerate(DEALT):
         first_s = 0.1 + index // 4
-        call = Call([7], 16, index, sent_s, first_s, first_s + 1, 16, (16, 16), Outcome.FINISHED)
-        log.add_request(PRIORITY, attempt, Ask(16, 16, priority=12 - index), call, 0.0, sent_s)
+        call = Call([7], 16, rank, 0.0, first_s, first_s + 0.9, 16, (16, 16), Outcome.FINISHED)
+        log.add_request(PRIORITY, attempt, Ask(16, 16, priority=rank), call, 0.0, 0.0)
     log.end(Stay(PRIORITY, attempt, 0.0, 9.0, COMPLETE, {}))
 
     assert options(log)["policy"] == Option("policy", "fcfs", "shown: in a queue of requests with priorities")

@@ -78,7 +78,9 @@ def test_installing_beside_vllm_moves_none_of_its_pins(smollm2: Path, tmp_path: 
     quiet = ("--quiet", "--disable-pip-version-check")
     subprocess.run([pip, "install", *quiet, "--dry-run", "--report", report, ROOT], check=True)
     there = json.loads(
-        subprocess.run([pip, "list", *quiet, "--format", "json"], check=True, capture_output=True).stdout
+        subprocess.run(
+            [pip, "list", "--disable-pip-version-check", "--format", "json"], check=True, capture_output=True
+        ).stdout
     )
 
     new = {entry["metadata"]["name"].lower().replace("_", "-") for entry in json.loads(report.read_text())["install"]}

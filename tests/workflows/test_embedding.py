@@ -66,7 +66,8 @@ def test_a_missing_package_is_named_with_what_to_install() -> None:
     code = (
         "import importlib.util\n"
         "found = importlib.util.find_spec\n"
-        f"importlib.util.find_spec = lambda name, *rest: None if name in {(PACKAGE, TOKENIZERS)} else found(name, *rest)\n"
+        f"absent = {(PACKAGE, TOKENIZERS)}\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in absent else found(name, *rest)\n"
         "from inframind.workflows.embedding import MiniLM\n"
         "for make in (MiniLM.from_package, lambda: MiniLM('.')):\n"
         "    try:\n"
