@@ -25,11 +25,9 @@ from .fit_objective import (
     CONTEXT,
     DECODE,
     FIXED,
-    MEANS_WEIGHT,
     OVERLAP,
     PAIR,
     PARAMETERS,
-    POLISH_MEANS_WEIGHT,
     PREFILL,
     USUAL_DECODE_SHARE,
     USUAL_OVERLAP,
@@ -41,7 +39,7 @@ from .fit_objective import (
 )
 from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume
 from .fit_range import LoadRange, load_range
-from .fit_solver import Solution, Uncertainty, polish, solve, uncertainty
+from .fit_solver import Solver
 from .step_estimates import StepEstimate, estimate_steps, measured_times
 
 Floats = NDArray[np.float64]
@@ -49,6 +47,11 @@ Bools = NDArray[np.bool_]
 
 IMPUTATION_SCALES = (1.0, 0.7, 0.5)
 """Of a start, where the times of many requests are not known."""
+PARAMETERS_INDEX = np.arange(len(PARAMETERS))
+WIDE_RADII = (0.4, 0.2, 0.1)
+"""Regions of the first search, relative to the size of a parameter."""
+CLOSE_RADII = (0.1, 0.05, 0.03)
+"""Regions of the last search."""
 MIN_SHORT = 0.05
 """Share of the prompts that must be short to show how many of their tokens ride along."""
 MOSTLY = 0.95
@@ -127,7 +130,7 @@ class _Found:
 
     logs: Sequence[MeasuredLog]
     completed: Completed
-    solution: Solution
+    parameters: Floats
     loss: float
     continuation: float
     """Length of the continuation of the logs, relative to them."""
@@ -165,19 +168,17 @@ class _Fitting:
         self._on_progress(0.6)
         objective = Objective(_heads(found.logs, self.asked, MAX_WORK), self.estimate)
         options = self._options(found.completed, found.completed.scheduler)
-        free = self._seen(found.solution.parameters)
-        solution = solve(objective, options, found.solution.parameters, free, rounds=2, evaluations=6)
-        self._on_progress(0.75)
-        free, tied = _tied(solution, uncertainty(objective, options, solution.parameters, free))
-        if not np.array_equal(tied, solution.parameters):
-            solution = solve(objective, options, tied, free, rounds=1, evaluations=5)
-        self._on_progress(0.85)
-        objective.means_weight = POLISH_MEANS_WEIGHT
-        solution = polish(objective, options, solution, free)
-        objective.means_weight = MEANS_WEIGHT
+        free = self._seen(found.parameters)
+        solver = Solver(objective, options, found.parameters, free)
+        solver.minimise(CLOSE_RADII)
+        self._on_progress(0.8)
+        identified = solver.uncertainty().is_identified | (PARAMETERS_INDEX == FIXED)
+        if not np.array_equal(identified, free):
+            tied = _usual_where(~identified, solver.best.parameters)
+            solver = Solver(objective, options, tied, identified)
+            solver.minimise(CLOSE_RADII)
         self._on_progress(0.95)
-        self._num_simulations += objective.num_simulations
-        fit = self._result(found, objective, options, solution, free)
+        fit = self._result(found, objective, options, solver, identified)
         self._on_progress(1.0)
         return fit
 
@@ -252,7 +253,7 @@ class _Fitting:
         coarse = Objective(_heads(found.logs, self.asked, COARSE_WORK), self.estimate)
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": True})
         completed = replace(found.completed, scheduler=scheduler)
-        other = self._solved(found.logs, coarse, completed, found.solution.parameters, found.continuation)
+        other = self._solved(found.logs, coarse, completed, found.parameters, found.continuation)
         best = min(found, other, key=lambda each: each.loss)
         word = "true" if best is other else "false"
         worse = max(found.loss, other.loss)
@@ -265,33 +266,35 @@ class _Fitting:
         free = self._seen(start)
         start = _usual_where(~free, start)
         options = self._options(completed, completed.scheduler)
-        solution = solve(coarse, options, start, free, rounds=2, evaluations=6)
+        solver = Solver(coarse, options, start, free)
+        solver.minimise(WIDE_RADII)
         if completed.estimated_blocks:
             engines = completed.data_parallel_size
-            search = Search(coarse, lambda s: self._options(completed, s), solution.parameters, engines)
+            search = Search(coarse, lambda s: self._options(completed, s), solver.best.parameters, engines)
             completed = replace(completed, scheduler=search.refined_blocks(completed.scheduler))
-            options = self._options(completed, completed.scheduler)
-            solution = solve(coarse, options, solution.parameters, free, rounds=1, evaluations=6)
-        loss = coarse.robust_loss(coarse.simulate(options, solution.parameters), LOSS_SCALE)
+            solver = Solver(coarse, self._options(completed, completed.scheduler), solver.best.parameters, free)
+            solver.minimise(CLOSE_RADII[:1])
+        loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
         self._num_simulations += coarse.num_simulations
-        return _Found(logs, completed, solution, loss, continuation)
+        return _Found(logs, completed, solver.best.parameters, loss, continuation)
 
     # The result.
 
     def _result(
-        self, found: _Found, objective: Objective, options: ServerOptions, solution: Solution, free: Bools
+        self, found: _Found, objective: Objective, options: ServerOptions, solver: Solver, free: Bools
     ) -> Fit:
-        completed = found.completed
-        unsure = uncertainty(objective, options, solution.parameters, free)
-        simulated = objective.simulate(options, solution.parameters)
+        completed, parameters = found.completed, solver.best.parameters
+        unsure = solver.uncertainty()
+        simulated = solver.best.simulated
+        self._num_simulations += objective.num_simulations
         quality = tuple(_quality(log, ours) for log, ours in zip(objective.logs, simulated, strict=True))
         names = _names(free)
-        std_errors = _std_errors(solution.parameters, unsure.std_errors)
+        std_errors = _std_errors(parameters, unsure.std_errors)
         errors = _pooled_errors(objective.logs, simulated)
         off = [np.abs(part) for part in objective.deviations(simulated)[1::3]]
         ranges = [load_range(log.requests, log.times.first_token_s, log.times.end_s) for log in self.logs]
         fitted_on = _fitted_on(self.logs, ranges, np.concatenate(off), errors, completed, names)
-        steps = step_time(solution.parameters)
+        steps = step_time(parameters)
         server = ServerSection(
             name=self.asked.name,
             model=self.asked.model,
@@ -309,7 +312,7 @@ class _Fitting:
                 fitted_on=fitted_on,
             ),
             client=ClientSection(
-                overhead_s=float(solution.parameters[CLIENT]), std_error=std_errors.get("client_overhead_s")
+                overhead_s=float(parameters[CLIENT]), std_error=std_errors.get("client_overhead_s")
             ),
         )
         return Fit(
@@ -347,13 +350,6 @@ def _start(estimate: StepEstimate) -> Floats:
     if start[PREFILL] < 0.1 * start[FIXED] / USUAL_TOKENS_PER_FIXED:
         start[PREFILL] = start[FIXED] / USUAL_TOKENS_PER_FIXED
     return start
-
-
-def _tied(solution: Solution, unsure: Uncertainty) -> tuple[Bools, Floats]:
-    """Parameters that the logs do not determine get their usual values; which are free, and where to go on."""
-    free = unsure.is_identified.copy()
-    free[FIXED] = True
-    return free, _usual_where(~free, solution.parameters)
 
 
 def _usual_where(is_tied: Bools, parameters: Floats) -> Floats:

@@ -50,8 +50,6 @@ MIN_SCALE, MAX_SCALE = 0.01, 0.2
 """Bounds of a usual deviation."""
 MEANS_WEIGHT = 1.0
 """Of the means, relative to the root of the number of requests that they are of."""
-POLISH_MEANS_WEIGHT = 3.0
-"""The same in the last search close to the solution: then the means may be met at little cost to the rest."""
 STRAGGLER = 4.0
 """Deviations of so many scales do not count in the means of a log."""
 GROUP = 15
@@ -207,7 +205,6 @@ class Objective:
         self._step_s = estimate.step_s
         self._requests = [with_pauses(log) for log in logs]
         self._rows = [np.isfinite(log.times.ttft_s) for log in logs]
-        self.means_weight = MEANS_WEIGHT
         self.scale = MAX_SCALE
         self._groups = [
             groups for log, rows in zip(logs, self._rows, strict=True) for groups in _groups_of(log.times, rows)
@@ -290,7 +287,7 @@ class Objective:
             blocks.append(sums.reshape(count, columns) / np.sqrt(total * len(groups))[:, np.newaxis])
             usual = self._is_usual[i]
             seconds = np.bincount(stretch, usual * difference, columns) / max(float(measured @ usual), 1e-12)
-            blocks.append(self.means_weight * np.sqrt(size) * seconds[np.newaxis])
+            blocks.append(MEANS_WEIGHT * np.sqrt(size) * seconds[np.newaxis])
         return np.concatenate(blocks) / self.scale
 
     def _prior(self, parameters: Floats) -> Floats:

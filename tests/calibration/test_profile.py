@@ -56,7 +56,7 @@ def light(number: int = 4) -> Condition:
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ProfileReport, FakeVllm]:
     """A whole profile; slow enough to be full at a few requests at a time."""
     folder = tmp_path_factory.mktemp("profile") / "log"
-    with pytest.MonkeyPatch.context() as patch, FakeVllm(Behaviour(step_s=0.002, policy="priority")) as server:
+    with pytest.MonkeyPatch.context() as patch, FakeVllm(Behaviour(step_s=0.002)) as server:
         patch.setattr("inframind.calibration.profile.POLL_S", 0.02)
         report = swept(server, folder)
     return folder, report, server
@@ -66,12 +66,11 @@ Good = tuple[Path, ProfileReport, FakeVllm]
 
 
 def test_a_profile_covers_light_load_saturation_and_overload(good: Good) -> None:
+    """What else there is depends on how much a busy machine does in the time; see the tests of the plan."""
     _, report, _ = good
 
-    assert {"warm-up", "light", "saturate-2", "open-1.2", "open-0.75", "open-0.75-repeat", "prefix"} <= set(
-        report.conditions
-    )
-    assert report.num_finished == report.num_requests > 100
+    assert {"warm-up", "light", "saturate-2", "open-1.2"} <= set(report.conditions)
+    assert report.num_finished == report.num_requests > 50
 
 
 def test_every_request_has_the_length_that_was_asked_for(good: Good) -> None:
@@ -89,7 +88,7 @@ def test_prompts_share_nothing_unless_asked_to(good: Good) -> None:
     shared = Counter(line["prefix_group"] for line in lines(folder) if line["prefix_group"])
 
     assert sorted(count for count in starts.values() if count > 1) == sorted(n for n in shared.values() if n > 1)
-    assert 1 < len(shared) <= 4
+    assert len(shared) <= 4
 
 
 def test_the_table_holds_every_finished_request_but_the_warm_up(good: Good) -> None:
@@ -119,8 +118,18 @@ def test_what_the_load_shows_of_the_server_is_found(good: Good) -> None:
 
     assert options["max_num_seqs"].value == 4
     assert "shown" in options["max_num_seqs"].origin
-    assert options["policy"].value == "priority"
     assert options["async_scheduling"].is_assumed
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_whether_priorities_are_honoured_is_found(tmp_path: Path, policy: str) -> None:
+    dealt = [3, 14, 0, 9, 12, 6, 15, 1, 10, 5, 13, 2, 8, 4, 11, 7]
+    probe = Condition("priority", [Ask(16, 16, priority=rank) for rank in dealt])
+    with FakeVllm(Behaviour(policy=policy, max_num_seqs=2, step_s=0.02)) as server:
+        report = loaded(server, tmp_path / "log", probe)
+
+    (found,) = [option for option in report.options if option.name == "policy"]
+    assert (found.value, found.is_assumed) == (policy, False)
 
 
 def test_the_server_file_is_one_to_fit(good: Good) -> None:
@@ -314,7 +323,7 @@ def test_an_interrupted_profile_loses_nothing_and_goes_on(tmp_path: Path, kind: 
     assert "warm-up" in complete
     again = Counter(line["condition"] for line in after[len(before) :])
     assert not again.keys() & set(complete)
-    assert {"open-1.2", "open-0.25"} <= report.conditions.keys()
+    assert {"light", "open-1.2"} <= report.conditions.keys()
     assert after[len(before)]["arrival_s"] > before[-1]["arrival_s"]
     assert read_requests(folder / "requests.csv")["arrival_s"].is_monotonic_increasing
 

@@ -1,0 +1,176 @@
+"""The report of an evaluation: one HTML file that loads nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from inframind.agents import ALL_TIERS, FIGURES, CellResult, Evaluation, scheduler_gains, summarise_evaluation
+from inframind.traces import versions
+
+from .report_evaluate_figures import chosen_servers, latency_by_tier, queues_over_time, shares_by_load
+from .report_page import render_page
+
+BOUND = "clairvoyant"
+"""The policy that knows the future: not among those that are compared."""
+_UNKNOWN = "\N{EN DASH}"
+_COLUMNS = {
+    "goodput": ("Goodput", "share"),
+    "on_time": ("On time", "share"),
+    "accuracy": ("Accuracy", "share"),
+    "latency_mean_s": ("Latency mean (s)", "seconds"),
+    "latency_p50_s": ("p50", "seconds"),
+    "latency_p95_s": ("p95", "seconds"),
+    "latency_p99_s": ("p99", "seconds"),
+    "budget_used": ("C/\N{GREEK SMALL LETTER BETA}", "ratio"),
+    "calls": ("Calls", "ratio"),
+    "tokens": ("Tokens", "count"),
+    "wasted_tokens": ("Wasted", "count"),
+    "utilisation": ("Busy", "share"),
+    "jain": ("Jain", "ratio"),
+    "decisions_per_s": ("Decisions/s", "count"),
+}
+
+
+def render_evaluation(
+    evaluation: Evaluation, results: Sequence[CellResult], figures: pd.DataFrame, summary: pd.DataFrame
+) -> str:
+    """Return the report as HTML.
+
+    Parameters
+    ----------
+    results
+        Of all cells.
+    figures, summary
+        As `inframind.agents.figures_table` and `summarise_evaluation` made them of the results.
+    """
+    overall = _over_tiers(figures)
+    shown = summarise_evaluation(overall)
+    top, first = max(evaluation.rates_per_min), evaluation.schedulers[0]
+    best = {name: _best(shown, name) for name in ("goodput", "on_time")}
+    tiers = sorted(set(summary["tier"]) - {ALL_TIERS}, key=float)
+    at_top = [r for r in results if r.cell.rate_per_min == top and r.cell.seed == evaluation.seeds[0]]
+    one_tier = [r for r in at_top if r.cell.tier_s == at_top[0].cell.tier_s]
+    return render_page(
+        "evaluate.html.j2",
+        title=evaluation.name,
+        about=_about(evaluation),
+        findings=[_finding(shown, rate) for rate in evaluation.rates_per_min],
+        goodput=Markup(shares_by_load(shown, "goodput", best["goodput"], "Goodput of each policy against load")),
+        on_time=Markup(shares_by_load(shown, "on_time", best["on_time"], "On-time share of each policy against load")),
+        gains=_gains(overall, evaluation),
+        rates=[f"{rate:g}" for rate in evaluation.rates_per_min],
+        first=first.upper(),
+        latencies=[(name.upper(), Markup(latency_by_tier(summary, tiers, name))) for name in evaluation.schedulers],
+        queues=Markup(queues_over_time(one_tier)),
+        queue_tier=one_tier[0].cell.tier_s,
+        seed=evaluation.seeds[0],
+        choices=Markup(chosen_servers([result for result in results if result.cell.scheduler == first])),
+        top=f"{top:g}",
+        heads=[head for head, _ in _COLUMNS.values()],
+        rows=_rows(shown[shown["rate_per_min"] == top]),
+        meanings=FIGURES,
+        num_seeds=len(evaluation.seeds),
+    )
+
+
+def _about(evaluation: Evaluation) -> dict[str, str]:
+    budgets = ", ".join(f"{budget:g}" for budget in evaluation.budgets.tiers_s)
+    kind = "each in runs of its own" if evaluation.single_tier else "mixed in each run"
+    num = f"{evaluation.num_queries:,} queries count in each run"
+    protocols = {
+        "transient": f"finite transient: {num}, from idle servers to the last answer",
+        "steady-state": f"steady state: {num}, {evaluation.warm_up_queries:,} before them and as many after do not",
+    }
+    software = versions()
+    return {
+        "Pool": evaluation.pool,
+        "Queries": f"{', '.join(evaluation.domains)}; {evaluation.part} part; Poisson arrivals",
+        "Budgets": f"{budgets} s, {kind}",
+        "Protocol": protocols[evaluation.protocol],
+        "Seeds": ", ".join(map(str, evaluation.seeds)),
+        "Plan of the rules": evaluation.planner,
+        "Strategy of the load balancers": evaluation.strategy,
+        "Software": f"inframind-router {software['packages'].get('inframind-router', '')}, Python {software['python']}",
+    }
+
+
+def _over_tiers(figures: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all tiers together: as they are where tiers are mixed, else means over the tiers' own runs."""
+    if (figures["tier"] == ALL_TIERS).any():
+        return figures[figures["tier"] == ALL_TIERS]
+    keys = ["policy", "scheduler", "rate_per_min", "seed"]
+    means = figures.groupby(keys, sort=False)[list(FIGURES)].mean()
+    counts = figures.groupby(keys, sort=False)["n"].sum()
+    return means.assign(n=counts, tier=ALL_TIERS).reset_index()
+
+
+def _compared(shown: pd.DataFrame) -> pd.DataFrame:
+    compared = shown[shown["policy"] != BOUND]
+    return compared if len(compared) else shown
+
+
+def _best(shown: pd.DataFrame, figure: str) -> "pd.Series[float]":
+    best: pd.Series[float] = _compared(shown).groupby("rate_per_min")[figure].max()
+    return best
+
+
+def _finding(shown: pd.DataFrame, rate: float) -> str:
+    """Who is best at a load, in a sentence."""
+    at_rate = shown[shown["rate_per_min"] == rate]
+    best = _compared(at_rate).sort_values("goodput", ascending=False, kind="stable").iloc[0]
+    interval = ""
+    if pd.notna(best["goodput_low"]):
+        interval = f" (95 % interval {100 * best['goodput_low']:.1f} to {100 * best['goodput_high']:.1f})"
+    bound = at_rate.loc[at_rate["policy"] == BOUND, "goodput"]
+    above = f"; {BOUND} {100 * bound.max():.1f} %" if len(bound) and best["policy"] != BOUND else ""
+    return (
+        f"At {rate:g}/min {best['policy']} under {best['scheduler'].upper()} answers {100 * best['goodput']:.1f} % "
+        f"rightly and in time{interval}{above}."
+    )
+
+
+def _gains(overall: pd.DataFrame, evaluation: Evaluation) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """For each scheduler but the first, a row for each policy: points of on-time share by rate."""
+    table = scheduler_gains(overall, evaluation.schedulers[0])
+    found = {(row.scheduler, row.policy, row.rate_per_min): row for row in table.itertuples()}
+    return [
+        (
+            scheduler.upper(),
+            [
+                (policy, [_points(found[scheduler, policy, rate]) for rate in evaluation.rates_per_min])
+                for policy in evaluation.policies
+            ],
+        )
+        for scheduler in evaluation.schedulers[1:]
+    ]
+
+
+def _points(row: Any) -> str:
+    half = "" if pd.isna(row.gain_high) else f" ± {100 * (row.gain_high - row.gain):.1f}"
+    return f"{100 * row.gain:+.1f}{half}"
+
+
+def _rows(shown: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    return [
+        (
+            f"{row['policy']}, {row['scheduler'].upper()}",
+            [_cell(row[name], kind) for name, (_, kind) in _COLUMNS.items()],
+        )
+        for row in shown.to_dict("records")
+    ]
+
+
+def _cell(value: Any, kind: str) -> str:
+    if pd.isna(value):
+        return _UNKNOWN
+    match kind:
+        case "share":
+            return f"{100 * value:.1f} %"
+        case "count":
+            return f"{value:,.0f}"
+        case "ratio":
+            return f"{value:.2f}"
+        case _:
+            return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
