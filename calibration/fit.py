@@ -29,8 +29,10 @@ from .fit_objective import (
     PAIR,
     PARAMETERS,
     PREFILL,
+    USUAL_CONTEXT_SHARE,
     USUAL_DECODE_SHARE,
     USUAL_OVERLAP,
+    USUAL_PAIR_SHARE,
     USUAL_TOKENS_PER_FIXED,
     MeasuredLog,
     Objective,
@@ -280,9 +282,7 @@ class _Fitting:
 
     # The result.
 
-    def _result(
-        self, found: _Found, objective: Objective, options: ServerOptions, solver: Solver, free: Bools
-    ) -> Fit:
+    def _result(self, found: _Found, objective: Objective, options: ServerOptions, solver: Solver, free: Bools) -> Fit:
         completed, parameters = found.completed, solver.best.parameters
         unsure = solver.uncertainty()
         simulated = solver.best.simulated
@@ -311,9 +311,7 @@ class _Fitting:
                 std_error={name: value for name, value in std_errors.items() if name != "client_overhead_s"},
                 fitted_on=fitted_on,
             ),
-            client=ClientSection(
-                overhead_s=float(parameters[CLIENT]), std_error=std_errors.get("client_overhead_s")
-            ),
+            client=ClientSection(overhead_s=float(parameters[CLIENT]), std_error=std_errors.get("client_overhead_s")),
         )
         return Fit(
             server=server,
@@ -356,6 +354,8 @@ def _usual_where(is_tied: Bools, parameters: Floats) -> Floats:
     usual = np.zeros(len(PARAMETERS))
     usual[PREFILL] = parameters[FIXED] / USUAL_TOKENS_PER_FIXED
     usual[DECODE] = parameters[FIXED] * USUAL_DECODE_SHARE
+    usual[CONTEXT] = parameters[FIXED] * USUAL_CONTEXT_SHARE
+    usual[PAIR] = np.where(is_tied[PREFILL], usual[PREFILL], parameters[PREFILL]) * USUAL_PAIR_SHARE
     usual[OVERLAP] = USUAL_OVERLAP
     return np.where(is_tied, usual, parameters)
 
@@ -502,8 +502,8 @@ _WHY = {
 _INSTEAD = {
     "prefill_token_s": "fixed_s / 300, as on many GPUs",
     "decode_s": "0.003 of fixed_s, as on many GPUs",
-    "context_token_s": "0",
-    "prefill_pair_s": "0",
+    "context_token_s": "5e-6 of fixed_s, as on many GPUs",
+    "prefill_pair_s": "5e-5 of prefill_token_s, as on many GPUs",
     "free_prefill_tokens": "0.15 of what fixed_s would compute",
     "client_overhead_s": "0",
 }

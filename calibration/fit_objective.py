@@ -10,7 +10,8 @@ they came, in what was found there, in how long they took. For decisions of the 
 request jump as a parameter moves, here up and there down: its derivative is mostly noise, that of a mean is not. The
 means of TTFT, E2E and TPOT of a whole log, in seconds, are residuals too.
 
-What the logs do not tell is held at usual values by a prior that weighs as much as one request.
+A model of a few parameters is good to a per cent or a few, so a group counts no more for having many requests. What
+the logs do not tell at this precision is held at usual values by a prior.
 """
 
 from collections.abc import Sequence
@@ -46,10 +47,21 @@ USUAL_DECODE_SHARE = 0.003
 USUAL_OVERLAP = 0.15
 """0.1 to 0.3 in the public runs."""
 
+USUAL_CONTEXT_SHARE = 5e-6
+"""``context_token_s / fixed_s``: 2e-6 to 3e-5 in the public runs."""
+USUAL_PAIR_SHARE = 5e-5
+"""``prefill_pair_s / prefill_token_s``: 3e-5 to 1e-4 in the public runs."""
+
+USUAL_FACTOR = 3.0
+"""Standard deviation of these four, as a factor."""
+
+MIN_MODEL_ERROR, MAX_MODEL_ERROR = 0.01, 0.1
+"""The mean of alike requests is off by as much, however many they are: what a few parameters cannot follow. Within these
+bounds it is what the present parameters leave."""
+MEANS_ERROR_SHARE = 0.5
+"""The same for the mean of a whole log, relative to that of groups."""
 MIN_SCALE, MAX_SCALE = 0.01, 0.2
 """Bounds of a usual deviation."""
-MEANS_WEIGHT = 1.0
-"""Of the means, relative to the root of the number of requests that they are of."""
 STRAGGLER = 4.0
 """Deviations of so many scales do not count in the means of a log."""
 GROUP = 15
@@ -136,6 +148,11 @@ PAUSE = 0.5
 """How much longer a simulated stretch of work may take than the measured one before the next begins, relative to it."""
 
 
+def _times_usual(value: float, usual: float) -> float:
+    """How far off its usual size a parameter is, in factors of `USUAL_FACTOR`; 0 is not infinitely far."""
+    return float(np.log((value + 0.1 * usual) / (1.1 * usual + 1e-30)) / np.log(USUAL_FACTOR)) if usual > 0 else 0.0
+
+
 def _groups_of(times: MeasuredTimes, rows: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """For TTFT, E2E and TPOT the groups of each measured request, shape ``(likenesses, requests)``."""
     ends = np.sort(times.end_s[rows])
@@ -206,6 +223,7 @@ class Objective:
         self._requests = [with_pauses(log) for log in logs]
         self._rows = [np.isfinite(log.times.ttft_s) for log in logs]
         self.scale = MAX_SCALE
+        self.model_error = MAX_MODEL_ERROR
         self._groups = [
             groups for log, rows in zip(logs, self._rows, strict=True) for groups in _groups_of(log.times, rows)
         ]
@@ -262,6 +280,14 @@ class Objective:
         # Soft L1 as weights of squares (scipy's loss of that name).
         self._weights = [(1 + (part / self.scale) ** 2) ** -0.5 for part in found]
         self._is_usual = [np.abs(part) < STRAGGLER * self.scale for part in found]
+        left = [
+            np.bincount(groups.ravel(), np.tile(weights * part, len(groups)))
+            / np.bincount(groups.ravel(), np.tile(weights, len(groups)))
+            for part, weights, groups in zip(found, self._weights, self._groups, strict=True)
+            if part.size
+        ]
+        usual_left = 1.4826 * float(np.median(np.abs(np.concatenate(left))))
+        self.model_error = float(np.clip(usual_left, MIN_MODEL_ERROR, MAX_MODEL_ERROR))
 
     def residuals(self, simulated: Sequence[Simulated], parameters: Floats) -> Floats:
         """Means of the deviations and the prior's, in units of their scatter."""
@@ -284,23 +310,25 @@ class Objective:
             cells = (groups * columns + stretch).ravel()
             sums = np.bincount(cells, np.tile(weights * difference / divisor, len(groups)), count * columns)
             total = np.bincount(groups.ravel(), np.tile(weights, len(groups)), count)
-            blocks.append(sums.reshape(count, columns) / np.sqrt(total * len(groups))[:, np.newaxis])
+            scatter = np.sqrt(len(groups) * (self.scale**2 / total + self.model_error**2))
+            blocks.append(sums.reshape(count, columns) / (total * scatter)[:, np.newaxis])
             usual = self._is_usual[i]
             seconds = np.bincount(stretch, usual * difference, columns) / max(float(measured @ usual), 1e-12)
-            blocks.append(MEANS_WEIGHT * np.sqrt(size) * seconds[np.newaxis])
-        return np.concatenate(blocks) / self.scale
+            blocks.append(
+                seconds[np.newaxis] / np.sqrt(self.scale**2 / size + (MEANS_ERROR_SHARE * self.model_error) ** 2)
+            )
+        return np.concatenate(blocks)
 
     def _prior(self, parameters: Floats) -> Floats:
-        z = parameters / self.units
-        fixed = parameters[FIXED]
+        fixed, prefill = parameters[FIXED], parameters[PREFILL]
         return np.array(
             [
-                np.log(max(USUAL_TOKENS_PER_FIXED * parameters[PREFILL] / fixed, 1e-3)) / np.log(10),
-                (parameters[DECODE] / (USUAL_DECODE_SHARE * fixed) - 1) / 10,
-                z[CONTEXT] / 3,
-                z[PAIR] / 3,
-                (parameters[OVERLAP] - USUAL_OVERLAP) / 0.3,
-                z[CLIENT] / 10,
+                _times_usual(prefill, fixed / USUAL_TOKENS_PER_FIXED),
+                _times_usual(parameters[DECODE], fixed * USUAL_DECODE_SHARE),
+                _times_usual(parameters[CONTEXT], fixed * USUAL_CONTEXT_SHARE),
+                _times_usual(parameters[PAIR], prefill * USUAL_PAIR_SHARE),
+                (parameters[OVERLAP] - USUAL_OVERLAP) / 0.15,
+                parameters[CLIENT] / self._step_s,
             ]
         )
 

@@ -32,8 +32,6 @@ SMALLEST = 0.1
 MAX_OVERLAP = 1.0
 NUM_STRETCHES = 20
 """Stretches of time that a log is cut into for the standard errors."""
-MIN_NOISE = 0.01
-"""Deviations are taken to scatter by at least so much: a log may be reproduced exactly and yet say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +90,27 @@ class Solver:
         In a queue, errors of neighbours are one error. So the covariance is the sandwich estimate clustered by stretches
         of time, ``H^-1 (sum_b g_b g_b^T) H^-1`` with ``H = J^T J`` and ``g_b`` the gradient of stretch b (Cameron and
         Miller, A Practitioner's Guide to Cluster-Robust Inference, 2015, equation 11): what a bootstrap over these
-        stretches would tend to, without its thousands of simulations. It is never less than that of independent
-        residuals which scatter by 1 %.
+        stretches would tend to, without its thousands of simulations. Added are the jumps of the residuals, for the
+        real server's are as large; and it is never less than what follows from the model's own error.
 
         A parameter is identified if its standard error, without the prior, is less than half of it, or than a tenth of
         a usual step for what it adds to one.
         """
         objective = self._objective
         self._sample(self.best.z, radius)
-        _, jacobian = self._model(self.best.z, radius)
+        _, jacobian, jumps = self._model(self.best.z, radius)
         data = jacobian[: -objective.num_prior]
         inverse = np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12)
         scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
         scores -= scores.mean(axis=1, keepdims=True)
         num = scores.shape[1]
-        meat = num / (num - 1) * scores @ scores.T
-        noise = (MIN_NOISE / objective.scale) ** 2
-        variance = np.maximum(np.diag(inverse @ meat @ inverse), noise * np.diag(inverse))
+        meat = num / (num - 1) * scores @ scores.T + (data.T * jumps[: -objective.num_prior]) @ data
+        variance = np.maximum(np.diag(inverse @ meat @ inverse), np.diag(inverse))
 
         # Without the prior: a ridge far below any information stands in for what has none at all.
         information = data.T @ data
         bare = np.linalg.inv(information + 1e-9 * np.trace(information) * np.eye(len(information)))
-        bare_error = np.sqrt(np.maximum(np.diag(bare @ meat @ bare), noise * np.diag(bare)))
+        bare_error = np.sqrt(np.diag(bare))
         enough = np.where(np.flatnonzero(self._free) == OVERLAP, 0.5, np.maximum(0.5 * self.best.z, 0.1))
 
         std_errors = np.full(len(self._free), np.nan)
@@ -126,7 +123,7 @@ class Solver:
         """Solve the model of one region; whether the solution was better and lay at its edge."""
         center = self.best
         self._sample(center.z, radius)
-        constant, jacobian = self._model(center.z, radius)
+        constant, jacobian, _ = self._model(center.z, radius)
         reach = 1.5 * radius * self._sizes(center.z)
         low = np.maximum(-reach, -center.z)
         high = np.minimum(reach, self._upper - center.z)
@@ -146,15 +143,18 @@ class Solver:
             outside = (center + move < 0) | (center + move > self._upper)
             self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
 
-    def _model(self, center: Floats, radius: float) -> tuple[Floats, Floats]:
-        """Residuals at the centre and their slopes, by least squares over the runs of the region."""
+    def _model(self, center: Floats, radius: float) -> tuple[Floats, Floats, Floats]:
+        """Residuals at the centre, their slopes, and the variance of what no slope explains: least squares over the runs
+        of the region."""
         near = [run for run in self._runs if self._is_near(run.z, center, radius)]
         sizes = self._sizes(center)
         moves = np.array([(run.z - center) / sizes for run in near])
         rows = np.column_stack([np.ones(len(near)), moves])
         values = np.array([self._objective.residuals(run.simulated, run.parameters) for run in near])
         solution = np.linalg.lstsq(rows, values, rcond=None)[0]
-        return solution[0], (solution[1:] / sizes[:, np.newaxis]).T
+        spare = max(1, len(near) - rows.shape[1])
+        jumps = ((values - rows @ solution) ** 2).sum(axis=0) / spare
+        return solution[0], (solution[1:] / sizes[:, np.newaxis]).T, jumps
 
     def _is_near(self, z: Floats, center: Floats, radius: float) -> bool:
         return bool((np.abs(z - center) <= 1.6 * radius * self._sizes(center)).all())

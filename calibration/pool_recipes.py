@@ -30,8 +30,6 @@ OVERHEAD_BYTES = 2 * 2**30
 
 A real vLLM 0.19 with 2048 tokens a step had 1.15 GiB of it (llmservingsim_vllm_bench, RTX 4090), where CUDA graphs are
 not counted; a step of 8192 tokens holds more."""
-TABLE_OVERHEAD_BYTES = int(4.5 * 2**30)
-"""The same by the table: its ``memory_gib`` of a prefill of 8192 tokens, less weights and KV cache, is 4.0 to 4.4."""
 
 STEP_OVERHEAD_S = 0.6e-3
 STEP_OVERHEAD_SPREAD_S = 0.6e-3
@@ -74,8 +72,6 @@ class PoolRecipe:
     """GPU of every server, by the table's name."""
     options: Literal["paper", "vllm-defaults"]
     policy: Literal["fcfs", "priority"]
-    is_corrected: bool = True
-    """By what real runs show; False: kernel times and the table's memory, as they are."""
 
     @property
     def title(self) -> str:
@@ -99,12 +95,11 @@ class PoolRecipe:
         )
 
 
-_SHORT_NAMES = {"h100": "h100_sxm", "h200": "h200_sxm", "a100": "a100_sxm", "l40s": "l40s"}
+_SHORT_NAMES = {"h200": "h200_sxm", "h100": "h100_sxm", "a100": "a100_sxm", "l40s": "l40s"}
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        PoolRecipe("five-models", "h200_sxm", "paper", "fcfs", is_corrected=False),
         *(PoolRecipe(name, system, "paper", "priority") for name, system in _SHORT_NAMES.items()),
         *(
             PoolRecipe(f"{name}-vllm-defaults", system, "vllm-defaults", "fcfs")
@@ -179,12 +174,12 @@ def build_pool(profiles: Mapping[str, StepProfile], kernels: Mapping[str, StepTi
     """
     recipe = RECIPES[name]
     usable = math.floor(GPU_MEMORY_UTILIZATION * GPUS[recipe.system].memory_mib * 2**20)
-    usable -= OVERHEAD_BYTES if recipe.is_corrected else TABLE_OVERHEAD_BYTES
+    usable -= OVERHEAD_BYTES
     servers = []
     for member in MEMBERS:
         tp_size = profiles[member.model].tp_size
         num_blocks = num_gpu_blocks(member.architecture, usable, BLOCK_TOKENS, tp_size)
-        step_time = correct(kernels[member.name]) if recipe.is_corrected else kernels[member.name]
+        step_time = correct(kernels[member.name])
         servers.append(
             ServerSection(
                 name=member.name, model=member.model, scheduler=recipe.scheduler(num_blocks), step_time=step_time
@@ -195,15 +190,10 @@ def build_pool(profiles: Mapping[str, StepProfile], kernels: Mapping[str, StepTi
 
 def head(recipe: PoolRecipe) -> list[str]:
     """Lines of comment for the pool's file."""
-    correction = (
-        "corrected by what real runs of vLLM show."
-        if recipe.is_corrected
-        else "They are kernel times: the CPU's share of a step is not in them, so real steps are slower."
-    )
     return [
         f"{recipe.name}: {recipe.title} (docs/pools.md). Generated; do not edit:",
         "  python -m inframind.calibration.step_tables PROFILES.csv -o sim/data",
         "Step times: fitted to step latencies derived from aiconfigurator 0.12.0 (Apache-2.0);",
-        f"  {correction}",
+        "  corrected by what real runs of vLLM show.",
         "num_blocks: an estimate from the memory of the GPU and the size of the LLM.",
     ]

@@ -16,7 +16,7 @@ class Experiment(Section):
 
     name: str = "experiment"
     """Stands in the report."""
-    pool: str = "five-models"
+    pool: str = "h200"
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
     seed: int = 0
     """Of everything random."""

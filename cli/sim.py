@@ -48,7 +48,7 @@ def add_parser(commands: "Commands") -> None:
         "--server",
         required=True,
         metavar="S.toml",
-        help="server file, or POOL/NAME of a shipped pool, as five-models/llama-8b",
+        help="server file, or POOL/NAME of a shipped pool, as h200/llama-8b",
     )
     replay.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.csv", help="CSV or .parquet to write")
     replay.add_argument("--format", choices=FORMATS, default="auto", help="default: seen from the file")

@@ -68,7 +68,7 @@ def bench_pool(
     policy: Policy = "fcfs", *, max_num_seqs: int = MAX_NUM_SEQS, async_scheduling: bool = True
 ) -> list[ServerOptions]:
     """The five shipped servers with the benchmark's limits."""
-    pool = load_pool("five-models", Path())
+    pool = load_pool("h200", Path())
     options = [server.options(policy=policy) for server in pool.servers]
     return [
         replace(

@@ -1,6 +1,5 @@
 """What happened to each call, in compact columns: a million calls take some 150 MB."""
 
-from array import array
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,8 +15,6 @@ from .server import FINISHED
 CHUNK = 1000
 """Ended requests that are kept as objects before they go into columns: few, or they burden the garbage collector."""
 
-_NEVER = float("nan")
-
 
 class CallLog:
     """Takes ended requests in, gives a table out.
@@ -32,11 +29,12 @@ class CallLog:
         self._models = models
         self._ended: list[Request] = []
         self._texts: dict[str, list[str]] = {name: [] for name in ("call_id", "server", "outcome")}
-        self._counts = {
-            name: array("q")
-            for name in ("prompt_tokens", "output_tokens", "priority", "num_preemptions", "num_cached_tokens")
+        self._counts: dict[str, list[NDArray[np.int64]]] = {
+            name: [] for name in ("prompt_tokens", "output_tokens", "priority", "num_preemptions", "num_cached_tokens")
         }
-        self._ticks = {name: array("d") for name in ("arrival_s", "scheduled_s", "first_token_s", "finish_s")}
+        self._ticks: dict[str, list[NDArray[np.float64]]] = {
+            name: [] for name in ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
+        }
 
     def __len__(self) -> int:
         return len(self._texts["call_id"]) + len(self._ended)
@@ -51,8 +49,8 @@ class CallLog:
         """One row for each call in the columns of ``traces.CALLS``, in the order of their ends or in that given."""
         self._store()
         rows = slice(None) if order is None else order
-        counts = {name: np.array(values, dtype=np.int64)[rows] for name, values in self._counts.items()}
-        times = {name: np.array(values, dtype=np.float64)[rows] / TICKS_PER_S for name, values in self._ticks.items()}
+        counts = {name: np.concatenate(chunks)[rows] for name, chunks in self._counts.items()}
+        times = {name: np.concatenate(chunks)[rows] / TICKS_PER_S for name, chunks in self._ticks.items()}
         server = pd.Series(self._texts["server"], dtype="category").iloc[rows]
         outcome = pd.Series(self._texts["outcome"], dtype="category").iloc[rows]
         is_finished = (outcome == FINISHED).to_numpy(dtype=bool)
@@ -83,19 +81,28 @@ class CallLog:
 
     def _store(self) -> None:
         ended = self._ended
-        texts, counts, ticks = self._texts, self._counts, self._ticks
+        texts = self._texts
         texts["call_id"] += [r.request_id for r in ended]
         texts["server"] += [r.server_name for r in ended]
         texts["outcome"] += [r.outcome or "" for r in ended]
-        counts["prompt_tokens"].extend([r.prompt_tokens for r in ended])
-        counts["output_tokens"].extend([r.num_output_tokens for r in ended])
-        counts["priority"].extend([r.priority for r in ended])
-        counts["num_preemptions"].extend([r.num_preemptions for r in ended])
-        counts["num_cached_tokens"].extend([r.num_cached_tokens for r in ended])
-        ticks["arrival_s"].extend([r.arrival for r in ended])
-        ticks["scheduled_s"].extend([_NEVER if r.scheduled_at is None else r.scheduled_at for r in ended])
-        ticks["first_token_s"].extend([_NEVER if r.first_token_at is None else r.first_token_at for r in ended])
-        ticks["finish_s"].extend([_NEVER if r.finished_at is None else r.finished_at for r in ended])
+        counts = {
+            "prompt_tokens": [r.prompt_tokens for r in ended],
+            "output_tokens": [r.num_output_tokens for r in ended],
+            "priority": [r.priority for r in ended],
+            "num_preemptions": [r.num_preemptions for r in ended],
+            "num_cached_tokens": [r.num_cached_tokens for r in ended],
+        }
+        ticks = {
+            "arrival_s": [r.arrival for r in ended],
+            "scheduled_s": [r.scheduled_at for r in ended],
+            "first_token_s": [r.first_token_at for r in ended],
+            "finish_s": [r.finished_at for r in ended],
+        }
+        for name, values in counts.items():
+            self._counts[name].append(np.array(values, dtype=np.int64))
+        for name, moments in ticks.items():
+            # What never happened is None here and NaN there.
+            self._ticks[name].append(np.array(moments, dtype=np.float64))
         ended.clear()
 
 

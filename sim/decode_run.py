@@ -2,12 +2,15 @@
 
 from math import sqrt
 
+_ROUNDING = 1e-6
+"""More than floats err in a number of rounds: by one part in 10^15."""
+
 
 class DecodeRun:
     """A number of uniform steps after those that were in flight when the run began, and perhaps one more: the tail.
 
-    Under asynchronous scheduling the step in which somebody gets its last token is followed by one without it, before
-    the engine knows that token. That step is the tail.
+    Under asynchronous scheduling the step that gives somebody its last token is followed by one more before the
+    engine knows that token. That step is the tail.
 
     Parameters
     ----------
@@ -21,6 +24,8 @@ class DecodeRun:
         Rounds that are scheduled at once; each further one when the oldest step in flight has ended.
     lag
         Steps in flight beside the oldest.
+    rounds, has_tail
+        Uniform rounds, at least one, and whether the tail follows.
     """
 
     __slots__ = (
@@ -29,34 +34,41 @@ class DecodeRun:
         "_lag",
         "_oldest_end",
         "has_tail",
+        "is_cut",
         "missing",
         "origin",
         "rounds",
+        "stop",
     )
 
-    def __init__(self, oldest_end: int, origin: int, first: int, growth: int, missing: int, lag: int) -> None:
+    def __init__(
+        self, oldest_end: int, origin: int, first: int, growth: int, missing: int, lag: int, rounds: int, has_tail: bool
+    ) -> None:
         self._oldest_end = oldest_end
         self.origin = origin
         self._first = first
         self._growth = growth
         self.missing = missing
         self._lag = lag
-        self.rounds = 0
-        self.has_tail = False
-
-    def stop_after(self, rounds: int, *, has_tail: bool = False) -> int:
-        """Let the run have so many rounds, and a tail or none. Returns when the engine must look again: all of them
-        are scheduled, and the oldest step in flight ends."""
         self.rounds = rounds
         self.has_tail = has_tail
-        ended = rounds - self._lag + has_tail
-        if ended > 0:
-            return self.origin + ended * self._first + self._growth * (ended * (ended - 1) // 2)
-        return self.origin if ended == 0 else self._oldest_end
+        self.is_cut = False
+        ended = rounds + has_tail - lag
+        self.stop = origin + ended * first + growth * (ended * (ended - 1) // 2)
+        """When the engine must look again: all rounds are scheduled, and the oldest step in flight ends."""
 
-    def round_end(self, rounds: int) -> int:
-        """When so many of its rounds have ended."""
-        return self.origin + rounds * self._first + self._growth * (rounds * (rounds - 1) // 2)
+    def cut(self, tick: int) -> bool:
+        """Let the run stop at the first look at ``tick`` or later, if that is before its end."""
+        rounds = self.rounds_by(tick)
+        if rounds == self.rounds + self.has_tail:
+            return False
+        self.rounds, self.has_tail, self.is_cut = rounds, False, True
+        self.stop = self._oldest_end if rounds < self._lag else self.origin + self._ticks(rounds - self._lag)
+        return True
+
+    def last_ticks(self) -> int:
+        """Duration of the last uniform round."""
+        return self._first + self._growth * (self.rounds - 1)
 
     def rounds_by(self, tick: int) -> int:
         """How many rounds, the tail included, are scheduled just before ``tick``: when they are, the next look is at
@@ -65,14 +77,16 @@ class DecodeRun:
         if elapsed <= 0:
             rounds = self._lag if tick > self._oldest_end else 0
             return rounds if rounds > self.missing else self.missing
-        # The fewest rounds that last as long as the time elapsed: a float guess, made exact.
-        first, growth = self._first, self._growth
-        b = first - growth / 2
-        ended = 1 + int((sqrt(b * b + 2 * growth * elapsed) - b) / growth if growth else elapsed / first)
-        while ended * first + growth * (ended * (ended - 1) // 2) < elapsed:
+        # The fewest rounds that last as long: the root of growth/2 n^2 + (first - growth/2) n = elapsed, rounded up.
+        b = self._first - self._growth / 2
+        root = 2 * elapsed / (b + sqrt(b * b + 2.0 * self._growth * elapsed))
+        ended = round(root)
+        if root - ended > _ROUNDING or (root - ended > -_ROUNDING and self._ticks(ended) < elapsed):
             ended += 1
-        while ended > 1 and (ended - 1) * first + growth * ((ended - 1) * (ended - 2) // 2) >= elapsed:
-            ended -= 1
         rounds = ended + self._lag
         most = self.rounds + self.has_tail
         return rounds if rounds < most else most
+
+    def _ticks(self, rounds: int) -> int:
+        """How long the first so many rounds last."""
+        return rounds * self._first + self._growth * (rounds * (rounds - 1) // 2)

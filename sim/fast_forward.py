@@ -13,36 +13,39 @@ or the blocks do not suffice for all (``tests/sim/test_fast_forward.py`` compare
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
-from .request import ABORTED, FINISHED, RUNNING, Request, Status
+from .request import FINISHED, RUNNING, Request
 from .vllm_0_32 import Scheduler, SchedulerOptions, Step
 
 
 class FastForwardScheduler(Scheduler):
     """A ``Scheduler`` whose decoding requests advance together.
 
-    Inside the group a request's ``num_computed_tokens``, ``num_output_tokens`` and ``num_blocks`` lag behind;
-    ``kv_cache``, ``running`` and ``waiting`` never do.
+    Every step is a round, whether the group has part in it or not. Inside the group a request's own counters lag
+    behind: they are those of the round in which it joined, before the output of that round. ``kv_cache``, ``running``
+    and ``waiting`` never lag.
     """
 
     def __init__(self, options: SchedulerOptions) -> None:
         super().__init__(options)
         self._block_size = options.block_size
         self.round = 0
-        """Rounds scheduled so far."""
+        """Rounds scheduled so far; the output of the last ``len(in_flight)`` of them has not come in."""
+        self._single_round = 0
+        """The last round that was left to ``Scheduler``: up to here, steps list all their requests."""
         self.num_decoding = 0
         """Requests that the next round will give a token."""
-        self._processed_round = 0
         self.context_tokens = 0
         """Tokens computed by these."""
         self._phases = [0] * (2 * options.block_size)
         """How many decoding requests need a block in the round after a round of that number (modulo ``block_size``);
         twice over, so that every stretch of up to ``block_size`` rounds is a slice."""
-        self._last_rounds: dict[int, list[Request]] = {}
-        """Whom a round is the last to give a token. Under asynchronous scheduling with a stop token that is one
-        round after the request's last token."""
-        self._finish_rounds: dict[int, list[Request]] = {}
-        """Whose last token a round samples."""
-        self._ends: list[int] = []
+        self._finishing: dict[int, list[Request]] = {}
+        """Whose last token a round samples, for all rounds whose output has not come in."""
+        self._finish_rounds: list[int] = []
+        """The keys of ``_finishing``, as a heap."""
+        self._overrunning: dict[int, list[Request]] = {}
+        """Whom a stop token ends with the round before that one: asynchronous scheduling does not foresee it, and lets
+        one round more give them a token."""
         self._prefilling: list[Request] = []
         """Those of ``running`` that stay in mid-prefill, in order of admission."""
 
@@ -50,31 +53,34 @@ class FastForwardScheduler(Scheduler):
 
     def schedule(self) -> Step:
         """As ``Scheduler.schedule``; the group's tokens are counted in the step but not listed in it."""
-        blocks = self._phases[self.round % self._block_size]
-        if self._prefilling or blocks > self.kv_cache.num_free:
+        free = self.kv_cache.num_free
+        if self._prefilling or (self.num_decoding > free and self._blocks_needed(1) > free):
             return self._schedule_singly()
         cap = self._long_prefill_cap()
         step = Step()
         step.scheduled = {}
         step.num_decodes = num_decodes = self.num_decoding
-        step.decode_round = self.round = self.round + 1
-        step.context_tokens = self.context_tokens = self.context_tokens + num_decodes
+        step.context_tokens = self.context_tokens + num_decodes
         self.in_flight.append(step)
-        self._end_round(blocks)
+        self.advance(1)
         self._schedule_waiting(step, self.options.max_num_batched_tokens - num_decodes, cap)
         self._after_schedule(step)
+        first_tokens = []
         for request in step.scheduled:
             if request.is_prefill_chunk:
                 self._prefilling.append(request)
             else:
                 self._join(request)
-                step.ends_request |= request.group_finish == step.decode_round
+                if request.num_output_tokens == 0:
+                    first_tokens.append(request)
+        step.first_tokens = first_tokens
         return step
 
     def _schedule_singly(self) -> Step:
         """Leave the whole step to ``Scheduler``: somebody may get nothing, or lose what it has."""
         self._dissolve()
         step = super().schedule()
+        self.round = self._single_round = self.round + 1
         self._prefilling = [request for request in self.running if request.is_prefill_chunk]
         for request in self.running:
             if not request.is_prefill_chunk:
@@ -84,25 +90,40 @@ class FastForwardScheduler(Scheduler):
     def update_from_output(self) -> tuple[Sequence[Request], Sequence[Request]]:
         """As ``Scheduler.update_from_output``."""
         step = self.in_flight.popleft()
-        first_tokens, finished = self._append_tokens(step) if step.scheduled else _NOBODY
-        if step.decode_round:
-            self._processed_round = step.decode_round
-            members = self._finish_rounds.pop(step.decode_round, None)
-            if members is not None:
+        number = self.round - len(self.in_flight)
+        first_tokens = step.first_tokens
+        finished: list[Request] = []
+        if self._finish_rounds and self._finish_rounds[0] == number:
+            heappop(self._finish_rounds)
+            finished = self._finishing.pop(number)
+            if len(finished) > 1:
                 # In the order of the batch, which is that of admission: blocks are freed in this order.
-                finished = sorted([*members, *finished], key=_admission) if finished or len(members) > 1 else members
+                finished.sort(key=_admission)
+        if number <= self._single_round:
+            first_tokens, finished = self._append_tokens(step)
+        elif step.chunks:
+            for request in step.chunks:
+                request.num_in_flight_tokens -= step.scheduled[request]
         for request in finished:
+            if request.group_finish:
+                self._finish(request)
             self._end(request, FINISHED)
         return first_tokens, finished
 
-    def skip_output(self) -> bool:
-        """Take the oldest step in flight as processed, if its output is nobody's first or last token."""
-        step = self.in_flight[0]
-        if step.scheduled or step.decode_round == 0 or step.decode_round in self._finish_rounds:
-            return False
-        self._processed_round = step.decode_round
-        self.in_flight.popleft()
-        return True
+    def abort(self, request: Request) -> None:
+        """As ``Scheduler.abort``."""
+        if request.group_finish:
+            for step in self.in_flight:
+                step.first_tokens = [r for r in step.first_tokens if r is not request]
+            is_in_newest_step = self._joined(request) < self.round <= request.group_last
+            self._withdraw(request)
+            self._settle(request)
+            if self._has_prefix_caching and is_in_newest_step:
+                # Aborts come before the output of the step in flight, which computes the last known token.
+                self._cache_blocks(request, request.num_tokens)
+        elif request.is_prefill_chunk and request.status is RUNNING:
+            self._prefilling.remove(request)
+        super().abort(request)
 
     # Runs of rounds.
 
@@ -111,10 +132,9 @@ class FastForwardScheduler(Scheduler):
         the first that is somebody's last; 0 if not even the next one, or if a step in flight may finish somebody."""
         if not self.num_decoding or self._prefilling or (self.waiting and not self.is_admission_blocked):
             return 0
-        for step in self.in_flight:
-            if step.decode_round == 0 or step.ends_request or step.decode_round in self._finish_rounds:
-                return 0
-        rounds = self._ends[0] - self.round
+        rounds = self._finish_rounds[0] - self.round
+        if rounds <= 0 or self._single_round > self.round - len(self.in_flight):
+            return 0
         free = self.kv_cache.num_free
         block_size = self._block_size
         if (rounds // block_size + 1) * self.num_decoding > free and self._blocks_needed(rounds) > free:
@@ -125,54 +145,41 @@ class FastForwardScheduler(Scheduler):
 
     def has_tail(self, rounds: int) -> bool:
         """Under asynchronous scheduling the output of the last of ``uniform_rounds()`` comes in after one more round
-        is scheduled, without those who got their last token but hold their blocks still. Whether that round is sure
-        to be as plain as the others."""
+        is scheduled, without those who are known to have got their last token but hold their blocks still. Whether
+        that round is sure to be as plain as the others."""
         last = self.round + rounds
-        leaving = self._last_rounds.get(last)
-        if leaving is None or len(leaving) == self.num_decoding or last - 1 in self._finish_rounds:
+        if last != self._finish_rounds[0] or len(self._finishing[last]) == self.num_decoding:
             return False
         return (rounds // self._block_size + 2) * self.num_decoding <= self.kv_cache.num_free
 
     def free_blocks_after(self, rounds: int) -> int:
         """Free blocks after so many more rounds: uniform ones, and perhaps the tail."""
-        uniform = min(rounds, self._ends[0] - self.round)
+        uniform = min(rounds, self._finish_rounds[0] - self.round)
         blocks = self._blocks_needed(uniform)
         if rounds > uniform:
             last = self.round + uniform
-            bases = (r.num_computed_tokens - r.group_join for r in self._last_rounds[last])
             blocks += self._phases[last % self._block_size]
-            blocks -= sum((base + last) % self._block_size == 0 for base in bases)
+            leaving = (r for r in self._finishing[last] if r.group_last == last)
+            blocks -= sum((r.group_base + last) % self._block_size == 0 for r in leaving)
         return self.kv_cache.num_free - blocks
 
-    def advance(self, rounds: int, keep: int) -> None:
-        """Schedule that many rounds at once, at most ``uniform_rounds()``; the last ``keep`` (1 or 2) join the steps in
-        flight, the output of the others is in."""
+    def advance(self, rounds: int) -> None:
+        """Schedule that many rounds at once, at most ``uniform_rounds()``; which of them are in flight still, the
+        caller has to say by steps in ``in_flight``."""
         blocks = self._blocks_needed(rounds)
-        in_flight = self.in_flight
-        last = self.round = self.round + rounds
-        self.context_tokens += rounds * self.num_decoding
-        if keep == 2:
-            step = Step()
-            step.decode_round = last - 1
-            in_flight.append(step)
-        step = Step()
-        step.decode_round = last
-        in_flight.append(step)
-        processed = last - len(in_flight)
-        if processed > self._processed_round:
-            self._processed_round = processed
-        self._end_round(blocks)
-
-    def _end_round(self, blocks: int) -> None:
-        """Take the blocks of the rounds up to the newest, which is the last for some."""
         if self._has_prefix_caching:
             self.kv_cache.take(blocks)
         else:
             self.kv_cache.num_free -= blocks
-        ends, newest = self._ends, self.round
-        if ends and ends[0] == newest:
-            heappop(ends)
-            for request in self._last_rounds.pop(newest):
+        self.round = newest = self.round + rounds
+        self.context_tokens += rounds * self.num_decoding
+        finishing = self._finishing.get(newest)
+        if finishing is not None:
+            for request in finishing:
+                if request.group_last == newest:
+                    self._leave(request)
+        if newest in self._overrunning:
+            for request in self._overrunning.pop(newest):
                 self._leave(request)
 
     def _blocks_needed(self, rounds: int) -> int:
@@ -186,100 +193,102 @@ class FastForwardScheduler(Scheduler):
     # The group.
 
     def _join(self, request: Request) -> None:
-        """Take in a request whose prompt is computed, unless all its tokens have been scheduled."""
+        """Take in a request whose prompt is computed with the newest round, or was before."""
         now = self.round
-        finish = last = now + request.final_tokens - 1 - request.num_computed_tokens
-        if self._is_async and request.final_tokens < self._length_limit(request):
+        computed = request.num_computed_tokens
+        base = computed - now
+        final = request.final_tokens
+        finish = last = final - 1 - base
+        if self._is_async and final < request.prompt_tokens + request.max_tokens and final < self.options.max_model_len:
             last += 1
-        request.group_finish, request.group_last = finish, last
-        if last <= now:
-            return
-        request.group_join = now
-        if finish > now:
-            self._finish_rounds.setdefault(finish, []).append(request)
-        leaving = self._last_rounds.get(last)
-        if leaving is None:
-            self._last_rounds[last] = [request]
-            heappush(self._ends, last)
+        if last <= self._single_round:
+            return  # The steps in flight list its last token.
+        request.group_base, request.group_finish, request.group_last = base, finish, last
+        if last > finish:
+            self._overrunning.setdefault(last, []).append(request)
+        finishing = self._finishing.get(finish)
+        if finishing is None:
+            self._finishing[finish] = [request]
+            heappush(self._finish_rounds, finish)
         else:
-            leaving.append(request)
-        self.num_decoding += 1
-        self.context_tokens += request.num_computed_tokens
-        phase = (now - request.num_computed_tokens) % self._block_size
-        self._phases[phase] += 1
-        self._phases[phase + self._block_size] += 1
-
-    def _length_limit(self, request: Request) -> int:
-        """Tokens at which it stops by length, which a scheduler foresees; a stop token it does not."""
-        return min(request.prompt_tokens + request.max_tokens, self.options.max_model_len)
+            finishing.append(request)
+        if last > now:
+            self.num_decoding += 1
+            self.context_tokens += computed
+            phase = -base % self._block_size
+            self._phases[phase] += 1
+            self._phases[phase + self._block_size] += 1
 
     def _leave(self, request: Request) -> None:
         """No further round gives it a token. It stays in ``running`` until its last one is sampled."""
+        base = request.group_base
         self.num_decoding -= 1
-        base = request.num_computed_tokens - request.group_join
         self.context_tokens -= base + self.round
         phase = -base % self._block_size
         self._phases[phase] -= 1
         self._phases[phase + self._block_size] -= 1
 
+    def _finish(self, request: Request) -> None:
+        """A member's last token is in: bring up to date what is still asked for."""
+        last = request.group_last
+        if last > self.round:
+            self._withdraw(request)
+            last = self.round
+        request.num_output_tokens = request.final_tokens - request.prompt_tokens
+        request.num_blocks = -(-(request.group_base + last) // self._block_size)
+        request.group_finish = 0
+        if self._has_prefix_caching:
+            self._cache_blocks(request, request.num_tokens - 1)
+
+    def _withdraw(self, request: Request) -> None:
+        """Take a member out before its time."""
+        if request.group_last > self.round:
+            self._leave(request)
+        for rounds, number in ((self._finishing, request.group_finish), (self._overrunning, request.group_last)):
+            if request in rounds.get(number, ()):
+                rounds[number].remove(request)
+
     def _settle(self, request: Request) -> None:
-        """Bring a member's own counters up to date; it is a member no longer."""
-        join, last = request.group_join, request.group_last
-        scheduled = (self.round if self.round < last else last) - join
-        sampled = (self._processed_round if self._processed_round < last else last) - join
-        if sampled < 0:
-            sampled = 0
-        request.group_join = -1
-        request.num_computed_tokens += scheduled
-        request.num_in_flight_tokens += scheduled - sampled
-        # The round after its last token samples one more under asynchronous scheduling, which nobody gets.
-        request.num_output_tokens += sampled if join + sampled <= request.group_finish else request.group_finish - join
-        if self._is_async:
-            request.num_output_placeholders += scheduled - sampled
+        """Bring all of a member's own counters up to date; it is a member no longer."""
+        joined = self._joined(request)
+        scheduled = min(self.round, request.group_last)
+        processed = min(self.round - len(self.in_flight), request.group_last)
+        if processed >= joined:
+            missing = max(0, request.group_finish - processed)
+            request.num_output_tokens = request.final_tokens - request.prompt_tokens - missing
+            request.num_in_flight_tokens = request.num_output_placeholders = scheduled - processed
+        else:
+            request.num_in_flight_tokens += scheduled - joined
+            request.num_output_placeholders += scheduled - joined
+        if not self._is_async:
+            request.num_output_placeholders = 0
+        request.num_computed_tokens = request.group_base + scheduled
         request.num_blocks = -(-request.num_computed_tokens // self._block_size)
+        request.group_finish = 0
         if self._has_prefix_caching:
             # Once a step's output is in, the tokens both known and computed, hence hashed, are all but the last.
             self._cache_blocks(request, request.num_tokens - 1)
 
+    def _joined(self, request: Request) -> int:
+        """The newest round when a member joined: its counters are of then."""
+        return request.num_computed_tokens - request.group_base
+
     def _dissolve(self) -> None:
         """Settle every member and list its tokens in the steps in flight: ``Scheduler`` can take over."""
-        members = [request for request in self.running if request.group_join >= 0]
+        members = [request for request in self.running if request.group_finish]
+        number = self.round - len(self.in_flight)
         for step in self.in_flight:
-            tokens = {r: 1 for r in members if r.group_join < step.decode_round <= r.group_last}
+            number += 1
+            tokens = {r: 1 for r in members if self._joined(r) < number <= r.group_last}
             step.scheduled = tokens | step.scheduled
-            step.decode_round = 0
         for request in members:
             self._settle(request)
+        self._single_round = self.round
         self.num_decoding = self.context_tokens = 0
         self._phases = [0] * len(self._phases)
-        self._last_rounds.clear()
+        self._finishing.clear()
         self._finish_rounds.clear()
-        self._ends.clear()
-
-    def _end(self, request: Request, status: Status) -> None:
-        if request.group_join >= 0:
-            if request.group_last > self.round:
-                self._leave(request)
-                self._last_rounds[request.group_last].remove(request)
-            if status is ABORTED:
-                self._settle_aborted(request)
-            else:
-                self._settle(request)
-        elif request.is_prefill_chunk and request.status is RUNNING:
-            self._prefilling.remove(request)
-        super()._end(request, status)
-
-    def _settle_aborted(self, request: Request) -> None:
-        is_in_newest_step = request.group_join < self.round <= request.group_last
-        if request.group_finish > max(request.group_join, self._processed_round):
-            self._finish_rounds[request.group_finish].remove(request)
-        self._settle(request)
-        if self._has_prefix_caching and is_in_newest_step:
-            # Aborts come before the output of the step in flight, which computes the last known token.
-            self._cache_blocks(request, request.num_tokens)
-
-
-_NOBODY: tuple[Sequence[Request], Sequence[Request]] = ((), ())
+        self._overrunning.clear()
 
 
 def _admission(request: Request) -> int:

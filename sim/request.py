@@ -56,8 +56,8 @@ class Request:
         "final_tokens",
         "finished_at",
         "first_token_at",
+        "group_base",
         "group_finish",
-        "group_join",
         "group_last",
         "is_prefill_chunk",
         "max_tokens",
@@ -134,10 +134,13 @@ class Request:
         self.refusal: str | None = None
         """Why the server can never serve it, in words."""
 
-        # Rounds of the fast-forwarding scheduler's decode group; group_join < 0: not a member.
-        self.group_join = -1
+        # Set by the fast-forwarding scheduler for the members of its decode group.
         self.group_finish = 0
+        """The round that samples its last token; 0: not a member."""
         self.group_last = 0
+        """The last round that gives it a token."""
+        self.group_base = 0
+        """After round r it has computed this many tokens, and r."""
 
     def __repr__(self) -> str:
         return f"<Request {self.request_id} {self.status.value} {self.prompt_tokens}+{self.num_output_tokens}>"

@@ -113,7 +113,7 @@ class Server:
         self._last_arrival = -1
         self._aborting: list[Request] = []
         self._is_idle = True
-        self._wake: simpy.Event | None = None
+        self._wake: _Wake | None = None
         """The event that ends the oldest step in flight, or the run; one that is not this is out of date."""
         self._run: DecodeRun | None = None
 
@@ -157,14 +157,14 @@ class Server:
         self._go("kill")
         if self._run is not None:
             self._cut(self._run, self.env.now)
-            self._land(self._run)
+            self._land(self._run, keep_oldest=True)
         self._wake = None
-        self._in_flight.clear()
         self._aborting.clear()
         inbox, self._inbox = self._inbox, []
         served = [*self._scheduler.running, *self._scheduler.waiting.requests()]
         for request in served:
             self._scheduler.abort(request)
+        self._in_flight.clear()
         for request in sorted(served + inbox, key=lambda r: (r.arrival, r.request_id)):
             self._end(request, Failure.KILLED)
 
@@ -193,22 +193,22 @@ class Server:
 
     def on_wake(self, event: simpy.Event) -> None:
         """The oldest step in flight has ended, or the first request has come to an idle server."""
-        if event is not self._wake:
+        wake = self._wake
+        if event is not wake:
             return
         self._wake = None
-        env = self.env
-        now = env.now
+        env, now = self.env, wake.tick
         if now > env.wake_tick:
             env.wake_tick, env.wake_rank = now, self._rank
         elif self._rank > env.wake_rank:
             env.wake_rank = self._rank
         if self._run is not None:
-            self._land(self._run)
+            self._land(self._run, keep_oldest=bool(self._aborting))
         if self._aborting:
             for request in self._aborting:
                 self._abort(request)
             self._aborting.clear()
-        if self._in_flight and (self._fast is None or not self._fast.skip_output()):
+        if self._in_flight and self._in_flight[0].end <= now:
             self._process()
         self._turn(now)
 
@@ -222,7 +222,7 @@ class Server:
                 self._inbox.clear()
             elif self._start_run(now):
                 return
-            if scheduler.has_unfinished_requests():
+            if scheduler.running or scheduler.waiting:
                 step = scheduler.schedule()
                 self._launch(step, now)
                 if len(in_flight) < self._depth and (step.num_tokens or scheduler.has_unfinished_requests()):
@@ -295,23 +295,25 @@ class Server:
     def _start_run(self, now: int) -> bool:
         """Begin a run of uniform rounds, if the steps in flight and the next round allow it."""
         fast, in_flight = self._fast, self._in_flight
-        if fast is None or self._aborting or len(in_flight) < self._depth - 1:
+        missing = self._depth - len(in_flight)
+        if fast is None or self._aborting or missing > 1:
             return False
         rounds = fast.uniform_rounds()
         if rounds == 0:
             return False
+        has_tail = self._depth > 1 and fast.has_tail(rounds)
         first, growth = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
-        origin = in_flight[-1].end if in_flight else now
-        oldest_end = in_flight[0].end if in_flight else now
-        self._run = run = DecodeRun(oldest_end, origin, first, growth, self._depth - len(in_flight), self._depth - 1)
-        self._wake = _Wake(self, run.stop_after(rounds, has_tail=self._depth > 1 and fast.has_tail(rounds)), now)
+        oldest_end = origin = now
+        if in_flight:
+            oldest_end, origin = in_flight[0].end, in_flight[-1].end
+        self._run = run = DecodeRun(oldest_end, origin, first, growth, missing, self._depth - 1, rounds, has_tail)
+        self._wake = _Wake(self, run.stop, now)
         return True
 
     def _cut(self, run: DecodeRun, now: int) -> None:
         """End the run with the step that is running now."""
-        rounds = run.rounds_by(self._next_look(now))
-        if rounds < run.rounds + run.has_tail:
-            self._wake = _Wake(self, run.stop_after(rounds), now)
+        if run.cut(self._next_look(now)):
+            self._wake = _Wake(self, run.stop, now)
 
     def _next_look(self, now: int) -> int:
         """The first tick at which the engine may still look at its queues: now, unless a server of higher rank has
@@ -319,34 +321,38 @@ class Server:
         env = self.env
         return now + 1 if env.wake_tick == now and env.wake_rank > self._rank else now
 
-    def _land(self, run: DecodeRun) -> None:
-        """The run is over: what it stands for becomes the state. Its last steps are in flight, the oldest ends now."""
+    def _land(self, run: DecodeRun, *, keep_oldest: bool) -> None:
+        """The run is over: what it stands for becomes the state. As many steps as there may be are in flight, of which
+        the oldest ends now. If it does nothing but give tokens, it is taken as processed, unless ``keep_oldest``."""
         assert self._fast is not None
         self._run = None
         fast, in_flight, rounds = self._fast, self._in_flight, run.rounds
         ended = rounds + run.has_tail - run.missing
         while ended > 0 and in_flight:
-            # Before a run nothing is in flight that could finish somebody, but first tokens may be.
-            if in_flight[0].scheduled:
-                self._process()
-            else:
-                in_flight.popleft()
+            # What is in flight before a run finishes nobody, but first tokens may come of it.
+            step = in_flight.popleft()
+            for request in step.first_tokens:
+                request.first_token_at = step.end
             ended -= 1
         if rounds == 0:
             return
-        end = run.round_end(rounds)
-        if self._depth == 1:
-            fast.advance(rounds, keep=1)
-            in_flight[-1].end = end
-        else:
-            fast.advance(rounds, keep=2 - len(in_flight) - run.has_tail)
-            in_flight[-1].end = end
-            if rounds > 1 and len(in_flight) > 1:
-                in_flight[-2].end = run.round_end(rounds - 1)
-            if run.has_tail:
-                duration, _ = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
-                fast.advance(1, keep=1)
-                end = in_flight[-1].end = end + duration
+        fast.advance(rounds)
+        end = run.stop
+        if run.has_tail:
+            duration, _ = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
+            fast.advance(1)
+            end += duration
+        elif self._depth > 1:
+            end += run.last_ticks()
+        # A run that was cut has nobody's last token.
+        if not in_flight and (keep_oldest or not run.is_cut):
+            oldest = Step()
+            oldest.end = run.stop
+            in_flight.append(oldest)
+        if self._depth > 1:
+            youngest = Step()
+            youngest.end = end
+            in_flight.append(youngest)
         self._device_free = end
         self.busy_ticks += end - run.origin
 
@@ -354,10 +360,11 @@ class Server:
 class _Wake(simpy.Event):
     """As ``simpy.Timeout``, for an absolute tick and after everything else that happens then."""
 
+    _ok = True
+    _value = None
+
     def __init__(self, server: Server, tick: int, now: int) -> None:
-        self.env = server.env
         # SimPy drops an event's list of callbacks when it has run them and changes nothing in it: one will do for all.
         self.callbacks = server.wake_callbacks
-        self._ok = True
-        self._value = None
+        self.tick = tick
         server.env.schedule(self, server.wake_priority, tick - now)

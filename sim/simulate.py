@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inframind.traces import MOONCAKE_BLOCK_TOKENS
 
 from .call_log import CallLog
-from .clock import Environment, to_seconds, to_ticks
+from .clock import TICKS_PER_S, Environment, to_seconds, to_ticks
 from .pool import Pool
 from .request import Prefix, Request
 from .server import Server, ServerOptions
@@ -106,7 +106,7 @@ def _arrivals(
     num = len(targets)
     rows = zip(
         map(str, range(num)),
-        map(to_ticks, requests["arrival_s"].tolist()),
+        map(round, (requests["arrival_s"] * TICKS_PER_S).tolist()),
         requests["prompt_tokens"].tolist(),
         requests["output_tokens"].tolist(),
         _ints(requests, "max_tokens", requests["output_tokens"]),

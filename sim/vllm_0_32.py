@@ -52,10 +52,8 @@ class Step:
     """Sum of ``num_computed_tokens`` over the batch, after this step."""
     prefill_pairs: int = 0
     """(query, key) pairs of the causal attention of all prefill chunks."""
-    decode_round: int = 0
-    """Set by fast-forward: the round of the decode group that is part of this step but not of ``scheduled``."""
-    ends_request: bool = False
-    """Set by fast-forward: whether it samples the last token of one of ``scheduled``."""
+    first_tokens: Sequence[Request] = ()
+    """Set by fast-forward: who gets its first token from this step."""
     end: int = 0
     """Set by the server: when its output is ready, in clock ticks."""
 
@@ -308,9 +306,9 @@ class Scheduler:
             running.append(request)
             step.scheduled[request] = tokens
             budget -= tokens
-        for request in reversed(aside):
-            waiting.push_back(request)
         self.is_admission_blocked = is_blocked and not aside
+        while aside:
+            waiting.push_back(aside.pop())
 
     def _after_schedule(self, step: Step) -> None:
         """Count the step's tokens as computed, before they are (S:1616, ``async_scheduler.py``)."""

@@ -14,7 +14,7 @@ from inframind.cli import main
 
 EXPERIMENT = """
 schedulers = ["fcfs"]
-pool = "five-models"
+pool = "h200"
 
 [shares]
 llama-8b = 1

@@ -13,7 +13,20 @@ import pytest
 from inframind.cli import main
 from inframind.cli.main import build_parser
 
-COMMANDS = ["bench sim", "demo", "sim replay", "sim schedule", "sim verify", "simulate"]
+COMMANDS = [
+    "bench predictors",
+    "bench sim",
+    "calibrate check",
+    "calibrate fit",
+    "calibrate predictors",
+    "calibrate profile",
+    "demo",
+    "evaluate",
+    "sim replay",
+    "sim schedule",
+    "sim verify",
+    "simulate",
+]
 
 
 def commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -38,7 +51,10 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.split("commands:")[1].splitlines()[1:] == [
         "  COMMAND",
         "    simulate  serve a trace or a synthetic load on a simulated pool",
+        "    evaluate  compare policies, schedulers and loads on simulated workflows",
         "    sim       the simulator itself: replay, schedule, verify",
+        "    calibrate",
+        "              make a simulated server of a real one: profile, fit, check",
         "    demo      FCFS against EDF on mixed-deadline traffic at three loads",
         "    bench     how fast it is on this machine",
     ]

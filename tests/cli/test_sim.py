@@ -32,7 +32,7 @@ decode_s = 0.0
 """
 
 
-def replay(folder: Path, log: str, *options: str, out: str = "out.csv", server: str = "five-models/llama-8b") -> int:
+def replay(folder: Path, log: str, *options: str, out: str = "out.csv", server: str = "h200/llama-8b") -> int:
     (folder / "log.csv").write_text(log)
     command = ["sim", "replay", str(folder / "log.csv"), "--server", server, "-o", str(folder / out)]
     return main([*command, *options])
@@ -95,10 +95,10 @@ def test_replay_says_what_was_not_served(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_replay_lists_the_servers_of_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay(tmp_path, PLAIN, server="five-models/llama-9b") == 2
+    assert replay(tmp_path, PLAIN, server="h200/llama-9b") == 2
     assert capsys.readouterr().err == (
-        "error: five-models/llama-9b: 1 problem(s)\n"
-        "  pool five-models has no server 'llama-9b'; it has deepseek-r1-32b, mistral-24b, qwen-coder-14b, llama-8b, "
+        "error: h200/llama-9b: 1 problem(s)\n"
+        "  pool h200 has no server 'llama-9b'; it has deepseek-r1-32b, mistral-24b, qwen-coder-14b, llama-8b, "
         "llama-3b\n"
     )
 

@@ -156,13 +156,15 @@ def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_pool_lists_the_shipped_ones(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", str(experiment), "--set", "pool=six-models"]) == 2
     assert capsys.readouterr().err == (
-        f"error: {experiment.parent / 'six-models'}: 1 problem(s)\n  no such pool file; shipped pools: five-models\n"
+        f"error: {experiment.parent / 'six-models'}: 1 problem(s)\n"
+        "  no such pool file; shipped pools: a100, a100-vllm-defaults, h100, h100-vllm-defaults, h200, h200-vllm-defaults, "
+        "l40s, l40s-vllm-defaults, paper\n"
     )
 
 
 def test_a_share_of_no_server_is_a_mistake(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", str(experiment), "--set", "shares.llama-7b=1"]) == 2
-    assert "shares.llama-7b: pool five-models has no such server; it has deepseek-r1-32b," in capsys.readouterr().err
+    assert "shares.llama-7b: pool h200 has no such server; it has deepseek-r1-32b," in capsys.readouterr().err
 
 
 def test_bad_rows_of_a_trace_are_named_by_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,8 +104,7 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
 
     def on_end(request: Request) -> None:
         nonlocal expected
-        # A failed call's own counters need not be brought up to date, but when and why it ended must agree.
-        counters = (request.num_output_tokens, request.num_preemptions) if request.outcome == "finished" else ()
+        counters = (request.num_output_tokens, request.num_preemptions)
         times = (request.arrival, request.scheduled_at, request.first_token_at, request.finished_at)
         ended.append(
             (

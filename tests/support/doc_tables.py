@@ -11,12 +11,13 @@ from pydantic_core import PydanticUndefined
 
 from inframind.cli.experiment import Experiment
 from inframind.sim import ServerSection, StepTimeSection
-from inframind.sim.server_file import FittedOn, SchedulerSection
+from inframind.sim.server_file import ClientSection, FittedOn, RequestsFittedOn, SchedulerSection
 from inframind.traces import (
     CALLS,
     REQUESTS,
     SAMPLES,
     SUMMARY,
+    WORKFLOWS,
     Budgets,
     Client,
     Clients,
@@ -39,10 +40,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
         *(Experiment, TraceWorkload, SyntheticWorkload, Budgets),
         *(Poisson, Gamma, Microburst, Sustained, Clients, Client),
         *(Constant, Uniform, LogNormal, Empirical),
-        *(ServerSection, SchedulerSection, StepTimeSection, FittedOn),
+        *(ServerSection, SchedulerSection, StepTimeSection, FittedOn, RequestsFittedOn, ClientSection),
     )
 }
-SCHEMAS = {"REQUESTS": REQUESTS, "CALLS": CALLS, "SAMPLES": SAMPLES, "SUMMARY": SUMMARY}
+SCHEMAS = {"REQUESTS": REQUESTS, "CALLS": CALLS, "WORKFLOWS": WORKFLOWS, "SAMPLES": SAMPLES, "SUMMARY": SUMMARY}
 _BLOCK = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 

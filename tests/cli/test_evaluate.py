@@ -1,0 +1,218 @@
+"""``inframind evaluate``: what it writes, that it goes on where it stopped, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import doc_tables
+import pandas as pd
+import pytest
+from html_page import Page, in_browser, shown
+
+from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, load_evaluation
+from inframind.cli import main
+from inframind.sim.outcomes import OutcomeModel
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "evaluation.md"
+SMALL = """
+name = "small"
+policies = ["jsq", "quality-in-time", "clairvoyant"]
+rates_per_min = [20, 100]
+seeds = [0, 1]
+num_queries = 25
+"""
+
+
+def write(folder: Path, text: str = SMALL) -> Path:
+    path = folder / "evaluation.toml"
+    path.write_text(text)
+    return path
+
+
+def evaluate(path: Path, out: Path, *words: str, jobs: int = 1) -> int:
+    return main(["evaluate", str(path), "-o", str(out), "--jobs", str(jobs), *words])
+
+
+def problems(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished small evaluation."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    assert evaluate(write(folder), folder / "out") == 0
+    return folder / "out"
+
+
+def test_the_summary_has_every_run_and_tier(small: Path) -> None:
+    """3 policies, 2 schedulers, 2 rates, 2 seeds, 5 tiers and all of them together."""
+    assert len(list((small / "cells").iterdir())) == 3 * 2 * 2 * 2
+    summary = pd.read_csv(small / "summary.csv", dtype={"tier": str})
+    assert len(summary) == 3 * 2 * 2 * 6
+    assert list(summary.columns[:6]) == ["policy", "scheduler", "rate_per_min", "tier", "seeds", "n"]
+    assert list(summary.columns[6::3]) == list(FIGURES)
+    whole = summary[summary["tier"] == "all"]
+    assert set(whole["n"]) == {50}
+    assert (whole["goodput"] <= whole[["accuracy", "on_time"]].min(axis=1)).all()
+
+
+def test_the_report_is_a_page_that_loads_nothing(small: Path) -> None:
+    page = Page((small / "report.html").read_text(encoding="utf-8"))
+
+    assert all(target.startswith("#") for target in page.targets)
+    assert page.tags.count("svg") == 6
+    for heading in ("Goodput against load", "On time against load", "Schedulers", "Queue depth over time"):
+        assert shown(page, heading)
+    assert shown(page, "95 % interval of the mean over 2 seeds")
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_report_fits_the_screen(small: Path, tmp_path: Path, width: int) -> None:
+    seen = in_browser((small / "report.html").read_text(encoding="utf-8"), tmp_path, width=width)
+
+    assert seen["errors"] == []
+    assert seen["content_width"] <= seen["width"]
+    assert all(figure["marks"] > 20 for figure in seen["figures"])
+
+
+def test_going_on_equals_never_stopping(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the cells are taken away, then made again, by two processes. But how long decisions took is new."""
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    paths = sorted((out / "cells").iterdir())
+    for path in paths[1::2]:
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in paths[::2]}
+    capsys.readouterr()
+    assert evaluate(write(tmp_path), out, jobs=2) == 0
+
+    printed = capsys.readouterr().out
+    assert "FCFS, right and in time, %" in printed
+    assert "EDF, in time, %" in printed
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    columns = [name for name in pd.read_csv(small / "summary.csv").columns if "decisions_per_s" not in name]
+    again, unbroken = (pd.read_csv(folder / "summary.csv")[columns] for folder in (out, small))
+    pd.testing.assert_frame_equal(again, unbroken)
+
+
+def test_another_configuration_is_refused_by_key(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
+    words = ["--set", "num_queries=26", "--set", "budgets.tiers_s=[10]"]
+
+    assert evaluate(write(tmp_path), small, *words) == 2
+    told = problems(capsys)
+    assert "experiment.num_queries: is now 26, and was 25" in told
+    assert "experiment.budgets.tiers_s: is now [10.0], and was [10.0, 50.0, 200.0, 600.0, 1800.0]" in told
+    assert {path: path.read_bytes() for path in small.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+
+    assert evaluate(write(tmp_path), tmp_path / "mine") == 2
+    assert "not an evaluation's folder" in problems(capsys)
+
+
+def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(
+        tmp_path,
+        """
+        policies = ["jsk"]
+        schedulers = ["lifo"]
+        num_queries = 0
+        domains = ["maths"]
+        strategy = "Fast"
+        budgets.tiers_s = [10, -5]
+        """,
+    )
+
+    assert evaluate(path, tmp_path / "out") == 2
+    told = problems(capsys)
+    assert "6 problem(s)" in told
+    assert "policies[0]: no policy has this name; did you mean 'jsq'?" in told
+    assert "schedulers[0]: no scheduler has this name; known: fcfs, edf, edf-late-last, least-slack" in told
+    assert "num_queries: must be greater than or equal to 1, got 0" in told
+    assert "domains[0]: no domain has this name; did you mean 'math'?" in told
+    assert "strategy: no strategy has this name" in told
+    assert "budgets.tiers_s[1]: must be greater than 0, got -5" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ('planner="Ring/MathSolver"', "planner ('Ring/MathSolver'): unknown topology 'Ring'"),
+        ('planner="IO/Poet"', "planner ('IO/Poet'): role set 'Poet': unknown role 'Poet' of math"),
+        ('planner="best"', "planner ('best') must be single, mixed or TOPOLOGY/ROLE_SET"),
+        ("seeds=[]", "seeds: must have at least one entry, got []"),
+        ("rates_per_min=[0]", "rates_per_min[0]: must be greater than 0, got 0"),
+        ('policies=["jsq", "jsq"]', "policies: a value occurs twice"),
+    ],
+)
+def test_mistakes_have_a_line_each(setting: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(write(tmp_path), tmp_path / "out", "--set", setting, "--set", 'domains=["math"]') == 2
+    assert line in problems(capsys)
+
+
+def test_a_model_without_outcomes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = (ROOT / "docs" / "examples" / "pool.toml").read_text().replace("Llama-3.2-3B-Instruct", "Llama-9-3B")
+    (tmp_path / "pool.toml").write_text(pool.replace("Llama-3.1-8B-Instruct", "Llama-9-8B"))
+
+    assert evaluate(write(tmp_path), tmp_path / "out", "--set", "pool=pool.toml") == 2
+    assert "no outcome data for model 'Llama-9-8B'" in problems(capsys)
+
+
+def test_two_servers_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = (ROOT / "sim" / "data" / "h200.toml").read_text().split("[[servers]]")[1]
+    (tmp_path / "pool.toml").write_text(f"[[servers]]{server}[[servers]]{server}")
+
+    assert evaluate(write(tmp_path), tmp_path / "out", "--set", "pool=pool.toml") == 2
+    assert "server names used more than once: deepseek-r1-32b" in problems(capsys)
+
+
+def test_single_tiers_in_steady_state_with_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each tier has runs of its own, and there is no row of all; one seed has no interval."""
+    values = [
+        *("single_tier=true", "budgets.tiers_s=[10, 50]", 'protocol="steady-state"', "warm_up_queries=5"),
+        *('policies=["jsq"]', "rates_per_min=[20]", "seeds=[0]"),
+    ]
+    words = [word for value in values for word in ("--set", value)]
+
+    assert evaluate(write(tmp_path), tmp_path / "out", "--json", *words) == 0
+    rows = json.loads(capsys.readouterr().out)["summary"]
+    assert [(row["scheduler"], row["tier"], row["n"]) for row in rows] == [
+        *(("fcfs", "10", 25), ("edf", "10", 25), ("fcfs", "50", 25), ("edf", "50", 25)),
+    ]
+    assert all(row["goodput_low"] is None and row["utilisation"] > 0 for row in rows)
+    assert "One seed: there is no interval." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_shipped_example_loads() -> None:
+    evaluation, pool = load_evaluation(ROOT / "docs" / "examples" / "evaluate.toml", [], OutcomeModel.shipped())
+
+    assert len(list(evaluation.cells())) == 7 * 2 * 3 * 3
+    assert len(pool.servers) == 5
+
+
+def test_the_page_names_every_key_policy_scheduler_and_figure() -> None:
+    """Its table of keys is that of the code."""
+    page = PAGE.read_text(encoding="utf-8")
+    rows = doc_tables._of_section(Evaluation)
+
+    assert "".join("| " + " | ".join(row) + " |\n" for row in rows) in page
+    assert [name for name in (*POLICIES, *SCHEDULERS, *FIGURES) if f"`{name}`" not in page] == []
+
+
+def test_the_configuration_can_be_read_again(small: Path) -> None:
+    config = tomllib.loads((small / "config.toml").read_text())
+
+    assert config["experiment"]["num_queries"] == 25
+    assert len(config["pool"]["servers"]) == 5
