@@ -90,8 +90,8 @@ def _about(evaluation: Evaluation) -> dict[str, str]:
         "Budgets": f"{budgets} s, {kind}",
         "Protocol": protocols[evaluation.protocol],
         "Seeds": ", ".join(map(str, evaluation.seeds)),
-        "Plan of the rules": evaluation.planner,
-        "Strategy of the load balancers": evaluation.strategy,
+        "Plan": evaluation.planner,
+        "Strategy": evaluation.strategy,
         "Software": f"inframind-router {software['packages'].get('inframind-router', '')}, Python {software['python']}",
     }
 

@@ -88,6 +88,7 @@ def test_the_examples_are_all_tested() -> None:
     assert load_server(EXAMPLES / "server.toml").name == "llama-8b"
     assert len(load_pool("pool.toml", EXAMPLES).servers) == 2
     assert {path.name for path in EXAMPLES.glob("*.toml")} - {path.name for path in EXPERIMENTS} == {
+        "evaluate.toml",
         "pool.toml",
         "server.toml",
     }

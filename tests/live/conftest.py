@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from inframind.cli import main
 from inframind.live import VllmServer
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +65,12 @@ def real_server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with VllmServer(VLLM_PYTHON, smollm2, port=port, log=log, arguments=ARGUMENTS, environment=ENVIRONMENT) as server:
         server.wait_until_healthy(240)
         yield server
+
+
+@pytest.fixture(scope="session")
+def profile_log(real_server: VllmServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short profile of that server."""
+    folder = tmp_path_factory.mktemp("profile") / "log"
+    command = ["calibrate", "profile", real_server.url, "-o", str(folder), "--minutes", "1.2"]
+    assert main([*command, "--no-async-scheduling", "--max-num-batched-tokens", "2048"]) == 0
+    return folder

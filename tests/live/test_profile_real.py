@@ -7,35 +7,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from inframind.cli import main
-from inframind.live import VllmServer
 from inframind.sim import load_server_to_fit
 from inframind.traces import read_requests
 
-MINUTES = "1.2"
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def log(real_server: VllmServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("profile") / "log"
-    command = ["calibrate", "profile", real_server.url, "-o", str(folder), "--minutes", MINUTES]
-    assert main([*command, "--no-async-scheduling", "--max-num-batched-tokens", "2048"]) == 0
-    return folder
-
-
-def test_every_request_finished_with_exactly_its_tokens(log: Path) -> None:
-    lines = [json.loads(line) for line in (log / "requests.jsonl").read_text().splitlines()]
+def test_every_request_finished_with_exactly_its_tokens(profile_log: Path) -> None:
+    lines = [json.loads(line) for line in (profile_log / "requests.jsonl").read_text().splitlines()]
 
     assert len(lines) > 60
     assert {line["outcome"] for line in lines} == {"finished"}
     assert all(line["output_tokens"] == line["asked_output_tokens"] for line in lines)
 
 
-def test_the_log_is_one_to_fit_to(log: Path) -> None:
-    frame = read_requests(log / "requests.csv")
+def test_the_log_is_one_to_fit_to(profile_log: Path) -> None:
+    frame = read_requests(profile_log / "requests.csv")
     spread = frame["prompt_tokens"].max() / frame["prompt_tokens"].min()
 
     assert (frame["ttft_s"] > 0).all()
@@ -48,10 +37,10 @@ def test_the_log_is_one_to_fit_to(log: Path) -> None:
     assert 50 < (prefill["prompt_tokens"] / prefill["ttft_s"]).median() < 5000
 
 
-def test_the_server_was_full_and_its_slots_were_counted(log: Path) -> None:
-    samples = pd.read_csv(log / "samples.csv")
-    text = (log / "server.toml").read_text()
-    scheduler = load_server_to_fit(log / "server.toml").scheduler
+def test_the_server_was_full_and_its_slots_were_counted(profile_log: Path) -> None:
+    samples = pd.read_csv(profile_log / "samples.csv")
+    text = (profile_log / "server.toml").read_text()
+    scheduler = load_server_to_fit(profile_log / "server.toml").scheduler
 
     assert samples["waiting"].max() > 0
     assert samples["running"].max() == 8
@@ -61,8 +50,8 @@ def test_the_server_was_full_and_its_slots_were_counted(log: Path) -> None:
     assert (scheduler.max_num_seqs, scheduler.async_scheduling, scheduler.max_model_len) == (8, False, 2048)
 
 
-def test_the_facts_are_those_of_the_server(log: Path) -> None:
-    facts = json.loads((log / "server.json").read_text())
+def test_the_facts_are_those_of_the_server(profile_log: Path) -> None:
+    facts = json.loads((profile_log / "server.json").read_text())
 
     assert facts["server"]["model"] == "smollm2"
     assert facts["server"]["version"].startswith("0.32")

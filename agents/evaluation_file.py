@@ -1,0 +1,170 @@
+"""Evaluation files: which policies are compared, and on what."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from inframind.sim import PoolSection, load_pool
+from inframind.sim.outcomes import OutcomeModel
+from inframind.traces import RATES_PER_MIN, Budgets, ConfigError, Section, load_toml
+from inframind.traces.mistakes import did_you_mean
+from inframind.workflows import DOMAINS, STRATEGIES
+
+from .plans import check_planner
+from .policies import POLICIES
+
+
+class Discipline(NamedTuple):
+    """In which order servers take calls."""
+
+    policy: Literal["fcfs", "priority"]
+    """vLLM's ``--scheduling-policy``."""
+    priority: str
+    """A key of ``workflows.PRIORITY_RULES``."""
+
+
+SCHEDULERS: Mapping[str, Discipline] = {
+    "fcfs": Discipline("fcfs", "none"),
+    "edf": Discipline("priority", "edf"),
+    "edf-late-last": Discipline("priority", "edf-late-last"),
+    "least-slack": Discipline("priority", "least-slack"),
+}
+"""By name; the first is what others are compared with."""
+
+
+def _known(kind: str, names: Mapping[str, object]) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"no {kind} has this name{did_you_mean(name, names)}; known: {', '.join(names)}")
+        return name
+
+    return check
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As a rule of its own: pydantic's counts only those entries that are no mistakes."""
+    if not values:
+        raise ValueError("must have at least one entry")
+    return values
+
+
+NotEmpty = AfterValidator(_not_empty)
+PositiveFloat = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+PolicyName = Annotated[str, AfterValidator(_known("policy", POLICIES))]
+SchedulerName = Annotated[str, AfterValidator(_known("scheduler", SCHEDULERS))]
+DomainName = Annotated[str, AfterValidator(_known("domain", DOMAINS))]
+StrategyName = Annotated[str, AfterValidator(_known("strategy", STRATEGIES))]
+
+
+class Evaluation(Section):
+    """An evaluation: every policy under every scheduler at every rate with every seed."""
+
+    name: str = "evaluation"
+    """Stands in the report."""
+    pool: str = "h200"
+    """A shipped pool, or a pool file; a relative path starts at this file's folder."""
+    policies: Annotated[tuple[PolicyName, ...], NotEmpty] = tuple(POLICIES)
+    """Who decides; see docs/evaluation.md."""
+    schedulers: Annotated[tuple[SchedulerName, ...], NotEmpty] = ("fcfs", "edf")
+    """In which order servers take calls: ``fcfs``, or by vLLM's priorities ``edf``, ``edf-late-last``,
+    ``least-slack``."""
+    rates_per_min: Annotated[tuple[PositiveFloat, ...], NotEmpty] = RATES_PER_MIN
+    """Queries in a minute; they arrive by a Poisson process."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NotEmpty] = (0, 1, 2, 3, 4)
+    """Of arrivals, questions, budgets and outcomes. All policies of one seed meet the same ones."""
+    budgets: Budgets = Budgets()
+    """The queries' latency budgets, mixed in one run."""
+    single_tier: bool = False
+    """A run of its own for each budget, instead."""
+    protocol: Literal["transient", "steady-state"] = "transient"
+    """``transient``: ``num_queries`` come to idle servers, the run goes on until the last is answered, and all count.
+    ``steady-state``: before them come ``warm_up_queries``, after them as many, so that the servers are as busy at the
+    end; those do not count. A pool that is overloaded has no steady state."""
+    num_queries: Count = 500
+    """Queries that count, in each run."""
+    warm_up_queries: Count = 250
+    """Only with ``steady-state``."""
+    domains: Annotated[tuple[DomainName, ...], NotEmpty] = ("math", "code", "qa")
+    """Where questions come from, all alike."""
+    part: Literal["test", "train", "all"] = "test"
+    """Which questions of the bank: learned policies have seen ``train``."""
+    planner: str = "single"
+    """How queries are worked on, where a policy does not say: ``single`` (one agent answers at once), ``mixed``
+    (topology and role set drawn for each query), or ``TOPOLOGY/ROLE_SET``."""
+    strategy: StrategyName = "Concise"
+    """How calls are prompted, where a policy does not say."""
+    max_tokens: Count = 2048
+    """Most tokens that a call may generate."""
+    cancel_hopeless: bool = False
+    """Whether a workflow is given up as soon as it is late."""
+    poll_s: Annotated[float, Field(ge=1e-3)] = 1.0
+    """How often policies get to know the servers' gauges."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        wrong = [
+            f"{field}: a value occurs twice in {list(values)}"
+            for field in ("policies", "schedulers", "rates_per_min", "seeds", "domains")
+            for values in [getattr(self, field)]
+            if len(set(values)) < len(values)
+        ]
+        try:
+            check_planner(self.planner, self.domains)
+        except ConfigError as error:
+            wrong += [f"planner ({self.planner!r}): {problem}" for problem in error.problems]
+        except ValueError as error:
+            wrong.append(f"planner ({self.planner!r}) {error}")
+        if self.single_tier and self.budgets.weights is not None:
+            wrong.append("budgets.weights mean nothing with single_tier")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def cells(self) -> Iterator["Cell"]:
+        """All runs, one seed after the other: so a broken-off evaluation has whole seeds, and outcomes stay cached."""
+        tiers = self.budgets.tiers_s if self.single_tier else (None,)
+        for seed in self.seeds:
+            for tier_s in tiers:
+                for rate in self.rates_per_min:
+                    for scheduler in self.schedulers:
+                        for policy in self.policies:
+                            yield Cell(policy, scheduler, rate, tier_s, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of an evaluation."""
+
+    policy: str
+    scheduler: str
+    rate_per_min: float
+    tier_s: float | None
+    """The budget of all queries; None where tiers are mixed."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        tier = "mixed" if self.tier_s is None else f"{self.tier_s:g}s"
+        return f"{self.policy}.{self.scheduler}.{self.rate_per_min:g}.{tier}.{self.seed}"
+
+
+def load_evaluation(path: Path, overrides: list[str], outcomes: OutcomeModel) -> tuple[Evaluation, PoolSection]:
+    """The evaluation and its pool, checked against each other and the outcomes.
+
+    Raises
+    ------
+    ConfigError
+        With all the mistakes of one of the files.
+    """
+    evaluation = load_toml(path, Evaluation, overrides)
+    pool = load_pool(evaluation.pool, path.parent)
+    try:
+        outcomes.check_models([server.model for server in pool.servers])
+    except ConfigError as error:
+        raise ConfigError(f"pool {evaluation.pool}", error.problems) from None
+    return evaluation, pool

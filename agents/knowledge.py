@@ -1,0 +1,119 @@
+"""What can be known of LLMs before a query comes: how good their answers are, how long, and how fast they come."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inframind.sim import ServerOptions
+from inframind.workflows import STRATEGIES, Observation, Query
+
+Map: TypeAlias = NDArray[np.float64]
+"""``[server, strategy]``, strategies in the order of ``STRATEGIES``."""
+
+
+class Expectations(Protocol):
+    """What an embedding tells of a question, as of `inframind.sim.outcomes.OutcomeModel`."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The LLMs."""
+        ...
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The prompting strategies."""
+        ...
+
+    def expected_quality(self, question: int, domain: str, max_tokens: int = ...) -> Map:
+        """Probability that a call alone is right: ``[LLM, strategy]``."""
+        ...
+
+    def expected_tokens(self, question: int, domain: str, max_tokens: int = ...) -> Map:
+        """Mean output of a call: ``[LLM, strategy]``."""
+        ...
+
+
+class Prospect(NamedTuple):
+    """What to expect of a query's calls, on each server with each strategy."""
+
+    quality: Map
+    """Probability that a call alone is right."""
+    tokens: Map
+    """Mean length of the output."""
+
+
+class Knowledge:
+    """Expectations by server, and latencies from the servers' step times.
+
+    Parameters
+    ----------
+    servers
+        The pool, in the controller's order.
+    expectations
+        Know all its LLMs.
+    max_tokens
+        Cap of an output.
+    """
+
+    def __init__(self, servers: Sequence[ServerOptions], expectations: Expectations, max_tokens: int) -> None:
+        rows = [expectations.models.index(server.model) for server in servers]
+        columns = [expectations.strategies.index(strategy) for strategy in STRATEGIES]
+        self._at = np.ix_(rows, columns)
+        self._expectations = expectations
+        self.max_tokens = max_tokens
+        # A query is asked of once for each of its calls, and comes in every run of an evaluation.
+        self._known: Callable[[str, int], Prospect] = lru_cache(None)(self._look_up)
+        self._max_num_seqs = np.array([[server.scheduler.max_num_seqs] for server in servers])
+        times = [
+            (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s)
+            for time in (server.step_time for server in servers)
+        ]
+        self._fixed_s, self._decode_s, self._context_token_s, self._prefill_token_s = np.array(times).T[:, :, None]
+        self.token_s = self._fixed_s + self._decode_s
+        """Seconds of a server for each token of a request that is alone, ``[server, 1]``: its price, and its size."""
+
+    def prospect(self, query: Query) -> Prospect:
+        """What to expect of a query."""
+        return self._known(query.domain, query.question)
+
+    def call_s(self, prompt_tokens: int, tokens: Map, num_running: Map) -> Map:
+        """Seconds of a call that does not wait: ``[server, strategy]``.
+
+        By `inframind.sim.StepTime`: each output token takes a step, which decodes all running requests, and these are
+        taken to be as long as the call is in the middle of its output.
+
+        Parameters
+        ----------
+        tokens
+            Its output: ``[server, strategy]``.
+        num_running
+            Requests in the batch, this one included: ``[server, 1]``.
+        """
+        decode_s = self._decode_s + self._context_token_s * (prompt_tokens + tokens / 2)
+        call_s: Map = self._prefill_token_s * prompt_tokens + tokens * (self._fixed_s + num_running * decode_s)
+        return call_s
+
+    def latency_s(self, observation: Observation) -> Map:
+        """Seconds to a call's last token: ``[server, strategy]``.
+
+        The observation's latency map where there are predictors. Else what the step times say, and that a call waits
+        until as many requests have ended as are before it, ``max_num_seqs`` of them at a time.
+        """
+        if (predicted := observation.latency_map) is not None:
+            return predicted
+        outstanding = np.array([[observation.outstanding(server)] for server in range(len(observation.servers))])
+        tokens = self.prospect(observation.query).tokens
+        call_s = self.call_s(observation.prompt_tokens, tokens, np.minimum(outstanding + 1, self._max_num_seqs))
+        rounds = np.maximum(outstanding + 1 - self._max_num_seqs, 0) / self._max_num_seqs
+        latency_s: Map = rounds * call_s.mean(axis=1, keepdims=True) + call_s
+        return latency_s
+
+    def _look_up(self, domain: str, question: int) -> Prospect:
+        expected = self._expectations
+        return Prospect(
+            expected.expected_quality(question, domain, self.max_tokens)[self._at],
+            expected.expected_tokens(question, domain, self.max_tokens)[self._at],
+        )

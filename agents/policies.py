@@ -1,0 +1,112 @@
+"""The policies that an evaluation compares, by name. A new one is one entry."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from inframind.sim import Outcomes, ServerOptions
+from inframind.workflows import ExecutorPolicy, PlannerPolicy
+
+from .knowledge import Knowledge
+from .plans import FixedPlan, ManyAgents, planner_of
+from .rules import (
+    LoadBalancer,
+    Pick,
+    RandomChoice,
+    Router,
+    Score,
+    best_quality,
+    hw_router,
+    in_order,
+    power_of_two,
+    quality_in_time,
+    round_robin,
+    route_balance,
+    shortest_expected_delay,
+    shortest_queue,
+)
+from .systems import (
+    MASROUTER_AGENTS,
+    MASROUTER_MODELS,
+    MASROUTER_TOPOLOGIES,
+    Clairvoyant,
+    LoadBlindMixture,
+    MixtureOfAgents,
+    OneAgentPerServer,
+)
+
+HEDGE = 1.5
+"""Of quality-in-time: a predicted latency counts so many times."""
+HW_ROUTER_WEIGHT = 0.5
+"""Quality and latency alike."""
+ROUTE_BALANCE_WEIGHTS = (0.6, 0.2, 0.2)
+"""Quality, latency, cost."""
+ROUTE_BALANCE_PROBABILITY = 0.7
+"""RouteBalance's own."""
+LOG_ERROR_SD = 0.5
+"""Of predicted latencies: mostly of the output's length, which is not known beforehand."""
+FULL_EFFORT = "DeepThink"
+"""The strategy of systems that have no notion of strategies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a policy is made for."""
+
+    servers: Sequence[ServerOptions]
+    knowledge: Knowledge
+    outcomes: Outcomes
+    """The future; only the clairvoyant policy looks at it."""
+    planner: str
+    """Of rules that say nothing of plans: see `planner_of`."""
+    strategy: str
+    """Of rules that say nothing of strategies."""
+    seed: int
+    """Of the run."""
+
+    def by_size(self) -> list[int]:
+        """Servers, that with the fewest seconds for a token first: the cheapest, and the smallest LLM."""
+        return sorted(range(len(self.servers)), key=lambda server: float(self.knowledge.token_s[server, 0]))
+
+
+class Policy(NamedTuple):
+    """Who decides in a run."""
+
+    planner: PlannerPolicy
+    executor: ExecutorPolicy
+
+
+Factory: TypeAlias = Callable[[Setting], Policy]
+
+
+def _balancer(pick: Callable[[Setting], Pick]) -> Factory:
+    return lambda given: Policy(planner_of(given.planner, given.seed), LoadBalancer(pick(given), given.strategy))
+
+
+def _router(score: Callable[[Setting], Score]) -> Factory:
+    return lambda given: Policy(planner_of(given.planner, given.seed), Router(score(given)))
+
+
+POLICIES: Mapping[str, Factory] = {
+    "random": lambda given: Policy(planner_of(given.planner, given.seed), RandomChoice(given.seed)),
+    "round-robin": _balancer(lambda given: round_robin()),
+    "cheapest": _balancer(lambda given: in_order(given.by_size())),
+    "always-large": _balancer(lambda given: in_order(given.by_size()[::-1])),
+    "jsq": _balancer(lambda given: shortest_queue),
+    "power-of-two": _balancer(lambda given: power_of_two(given.seed)),
+    "shortest-expected-delay": _balancer(lambda given: shortest_expected_delay(given.knowledge, given.strategy)),
+    "best-quality": _router(lambda given: best_quality(given.knowledge)),
+    "quality-in-time": _router(lambda given: quality_in_time(given.knowledge, HEDGE)),
+    "hw-router": _router(lambda given: hw_router(given.knowledge, HW_ROUTER_WEIGHT)),
+    "route-balance": _router(
+        lambda given: route_balance(given.knowledge, ROUTE_BALANCE_WEIGHTS, LOG_ERROR_SD, ROUTE_BALANCE_PROBABILITY)
+    ),
+    "moa": lambda given: Policy(OneAgentPerServer(), MixtureOfAgents(given.by_size()[::-1], FULL_EFFORT)),
+    "masrouter": lambda given: Policy(
+        ManyAgents(MASROUTER_AGENTS, MASROUTER_TOPOLOGIES, given.seed),
+        LoadBlindMixture(given.servers, MASROUTER_MODELS, FULL_EFFORT, given.seed),
+    ),
+    "clairvoyant": lambda given: Policy(
+        FixedPlan(), Clairvoyant(given.servers, given.knowledge, given.outcomes, given.seed)
+    ),
+}

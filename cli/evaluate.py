@@ -1,0 +1,184 @@
+"""``inframind evaluate``: policies under schedulers and loads, on the same queries, in one table."""
+
+import argparse
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import pandas as pd
+import tomli_w
+
+from inframind.agents import (
+    ALL_TIERS,
+    Cell,
+    CellResult,
+    Evaluation,
+    World,
+    cell_to_bytes,
+    figures_table,
+    load_evaluation,
+    read_cell,
+    summarise_evaluation,
+)
+from inframind.sim import PoolSection
+from inframind.sim.outcomes import OutcomeModel
+from inframind.traces import ConfigError, versions
+
+from .arguments import positive_int
+from .output import print_json, print_table, progress, write_frame, write_whole
+from .report_evaluate import render_evaluation
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+CONFIG, CELLS, SUMMARY, REPORT = "config.toml", "cells", "summary.csv", "report.html"
+SHOWN = {"goodput": "right and in time", "on_time": "in time"}
+
+
+def add_parser(commands: "Commands") -> None:
+    """Declare ``evaluate``."""
+    parser = commands.add_parser("evaluate", help="compare policies, schedulers and loads on simulated workflows")
+    parser.add_argument("evaluation", type=Path, metavar="EXPERIMENT.toml")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write, or to go on with"
+    )
+    parser.add_argument(
+        "--jobs", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, as seeds=[0]"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, no tables")
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Run what is not there yet, write the summary and the report, print the tables."""
+    evaluation, pool = load_evaluation(args.evaluation, args.set, _outcomes())
+    _open_folder(args.out, evaluation, pool)
+    _run_cells(args.out, evaluation, pool, args.jobs)
+    results = [read_cell(_cell_path(args.out, cell)) for cell in evaluation.cells()]
+    figures = figures_table(results)
+    summary = summarise_evaluation(figures)
+    write_frame(args.out / SUMMARY, summary)
+    write_whole(args.out / REPORT, render_evaluation(evaluation, results, figures, summary))
+    if args.json:
+        records = summary.astype(object).where(summary.notna(), None).to_dict("records")
+        print_json({"summary": records, "out": str(args.out)})
+        return 0
+    _print_summary(summary)
+    print(f"summary: {args.out / SUMMARY}\nreport: {args.out / REPORT}")
+    return 0
+
+
+def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection) -> None:
+    """Make the folder, or see that what is in it is of the same evaluation.
+
+    Raises
+    ------
+    ConfigError
+        It is of another one, with every key that differs; or no evaluation's; or cannot be written.
+    """
+    config = {
+        "experiment": evaluation.model_dump(mode="json", exclude_none=True),
+        "pool": pool.model_dump(mode="json", exclude_none=True),
+        "software": _software(),
+    }
+    if (out / CONFIG).exists():
+        before, now = _flat(tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))), _flat(config)
+        wrong = [
+            f"{key}: is now {now.get(key, 'absent')!r}, and was {before.get(key, 'absent')!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if wrong:
+            raise ConfigError(out, [*wrong, "what is there cannot be gone on with; name another folder"])
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(out, ["is there, and not an evaluation's folder; name another"])
+    try:
+        (out / CELLS).mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(out, [f"cannot be written: {error.strerror}"]) from None
+    write_whole(out / CONFIG, tomli_w.dumps(config))
+
+
+def _software() -> dict[str, str]:
+    """The version of the program, as far as results hang on it."""
+    about = versions()
+    return {
+        "inframind-router": about["packages"].get("inframind-router", ""),
+        "git_commit": about["git_commit"] or "none",
+    }
+
+
+def _flat(value: object, place: str = "") -> dict[str, object]:
+    """Leaves by dotted key."""
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {place: list(value) if isinstance(value, tuple) else value}
+    return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
+
+
+def _cell_path(out: Path, cell: Cell) -> Path:
+    return out / CELLS / f"{cell.name}.parquet"
+
+
+def _run_cells(out: Path, evaluation: Evaluation, pool: PoolSection, jobs: int) -> None:
+    cells = list(evaluation.cells())
+    missing = [cell for cell in cells if not _cell_path(out, cell).exists()]
+    texts = evaluation.model_dump_json(), pool.model_dump_json()
+    run = joblib.Parallel(n_jobs=min(jobs, max(1, len(missing))), return_as="generator_unordered")
+    results: Iterator[CellResult] = run(joblib.delayed(_run_cell)(*texts, cell) for cell in missing)
+    with progress("evaluating", len(cells)) as on_progress:
+        for num_done, result in enumerate(results, start=len(cells) - len(missing) + 1):
+            write_whole(_cell_path(out, result.cell), cell_to_bytes(result))
+            on_progress(num_done)
+
+
+def _run_cell(evaluation: str, pool: str, cell: Cell) -> CellResult:
+    """In a process of its own: what cells share is made once in each."""
+    return _world(evaluation, pool).run(cell)
+
+
+@lru_cache(1)
+def _world(evaluation: str, pool: str) -> World:
+    return World(Evaluation.model_validate_json(evaluation), PoolSection.model_validate_json(pool), _outcomes())
+
+
+@lru_cache(1)
+def _outcomes() -> OutcomeModel:
+    return OutcomeModel.shipped()
+
+
+def _print_summary(summary: pd.DataFrame) -> None:
+    """Goodput and on-time shares in percent, with half of their intervals: for each scheduler policies by rates."""
+    tiers = [ALL_TIERS] if (summary["tier"] == ALL_TIERS).any() else list(summary["tier"].unique())
+    rates = list(summary["rate_per_min"].unique())
+    keys = summary[["scheduler", "tier", "policy", "rate_per_min"]].itertuples(index=False, name=None)
+    shown = dict(zip(keys, summary.to_dict("records"), strict=True))
+    for scheduler in summary["scheduler"].unique():
+        for figure, meaning in SHOWN.items():
+            rows = [
+                [
+                    policy if tier == ALL_TIERS else f"{policy}, {tier} s",
+                    *(_share(shown[scheduler, tier, policy, rate], figure) for rate in rates),
+                ]
+                for tier in tiers
+                for policy in summary["policy"].unique()
+            ]
+            title = f"{scheduler.upper()}, {meaning}, % (by queries/min)"
+            print_table(title, ["policy", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def _share(row: Mapping[Any, Any], figure: str) -> str:
+    half = 100 * (row[f"{figure}_high"] - row[figure])
+    return f"{100 * row[figure]:.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
