@@ -46,10 +46,7 @@ def test_each_pool_has_the_five_llms_with_the_options_of_its_name(name: str) -> 
         scheduler = server.scheduler
         assert scheduler.max_num_batched_tokens == gpu.max_num_batched_tokens
         assert (scheduler.block_size, scheduler.max_model_len, scheduler.async_scheduling) == (16, 16384, True)
-        if name.endswith("-vllm-defaults"):
-            expected = ("fcfs", gpu.max_num_seqs, True)
-        else:
-            expected = ("priority", 16, False)
+        expected = ("fcfs", gpu.max_num_seqs, True) if name.endswith("-vllm-defaults") else ("priority", 16, False)
         assert (scheduler.policy, scheduler.max_num_seqs, scheduler.enable_prefix_caching) == expected
         fitted_on = server.step_time.fitted_on
         assert fitted_on is not None

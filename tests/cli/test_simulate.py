@@ -157,8 +157,8 @@ def test_an_unknown_pool_lists_the_shipped_ones(experiment: Path, capsys: pytest
     assert main(["simulate", str(experiment), "--set", "pool=six-models"]) == 2
     assert capsys.readouterr().err == (
         f"error: {experiment.parent / 'six-models'}: 1 problem(s)\n"
-        "  no such pool file; shipped pools: a100, a100-vllm-defaults, h100, h100-vllm-defaults, h200, h200-vllm-defaults, "
-        "l40s, l40s-vllm-defaults, paper\n"
+        "  no such pool file; shipped pools: a100, a100-vllm-defaults, h100, h100-vllm-defaults, h200, "
+        "h200-vllm-defaults, l40s, l40s-vllm-defaults, paper\n"
     )
 
 
