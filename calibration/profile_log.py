@@ -88,7 +88,7 @@ class ProfileLog:
         self.stays = list(_stays(folder / CONDITIONS_LOG))
         self.begun = [line for line in _lines(folder / CONDITIONS_LOG) if "end_s" not in line]
         self.samples = list(_samples(folder / SAMPLES_LOG))
-        if not self.samples:
+        if not self._samples.tell():
             self._append(self._samples, ",".join(SAMPLES_HEADER))
 
     def __enter__(self) -> Self:
@@ -244,9 +244,11 @@ def _facts_of(folder: Path, *, resume: bool) -> dict[str, Any]:
             raise ConfigError(folder, [f"is there already: {hint}"])
         return {}
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ConfigError(folder, [f"has no profile to resume: {SERVER_FACTS} cannot be read"]) from None
+        facts = None
+    if not isinstance(facts, dict) or "started_at" not in facts:
+        raise ConfigError(folder, [f"has no profile to resume: {SERVER_FACTS} cannot be read"])
     return facts
 
 

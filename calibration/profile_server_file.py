@@ -73,6 +73,7 @@ def server_file(facts: ServerFacts, options: list[Option]) -> str:
         f"name = {json.dumps(server_name(facts))}",
         f"model = {json.dumps(facts.model)}",
         'semantics = "vllm-0.32"' + ("" if facts.version.startswith("0.32") else f"  # it is vLLM {facts.version}"),
+        "data_parallel_size = 1  # told by the server: one engine answers",
         "",
         "[scheduler]",
         *(f"{option.name} = {json.dumps(option.value)}  # {_one_line(option.origin)}" for option in options),

@@ -46,10 +46,11 @@ def add_parser(commands: "Commands") -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, write the server file, say how good it is and what it rests on."""
     asked = load_server_to_fit(args.server)
-    for path in args.requests:
+    for path in (args.server, *args.requests):
         check_target(args.out, path)
-    if len(set(args.requests)) < len(args.requests):
-        raise ConfigError(args.server, ["a request log is named twice"])
+    for path in args.requests:
+        if args.requests.count(path) > 1:
+            raise ConfigError(path, ["this request log is named twice"])
     limit = asked.scheduler.max_model_len
     logs = {str(path): read_requests(path, fmt=args.format, max_model_len=limit) for path in args.requests}
     with progress("fitting", 100) as on_progress:

@@ -86,11 +86,15 @@ class Client:
     Raises
     ------
     RequestError
-        If ``url`` is no http or https URL.
+        If ``url`` is no http or https URL, or the key cannot stand in a header.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 300.0, max_open: int = 900) -> None:
         parsed = _parsed(url)
+        # Of a file's last line the end is often read along. What httpx says of a bad header shows the header.
+        api_key = (api_key or "").strip()
+        if not all("!" <= character <= "~" for character in api_key):
+            raise RequestError("the API key has a blank or a character that is not ASCII: no HTTP header may hold it")
         self.url = str(parsed.copy_with(userinfo=b"")).rstrip("/")
         self._open = asyncio.Semaphore(max_open)
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})

@@ -48,6 +48,7 @@ def test_the_server_file_is_toml_and_says_where_each_value_comes_from(log: Profi
         "name": "name",
         "model": "owner/name",
         "semantics": "vllm-0.32",
+        "data_parallel_size": 1,
         "scheduler": {
             "policy": "fcfs",
             "max_num_seqs": 8,

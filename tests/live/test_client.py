@@ -178,6 +178,19 @@ def test_a_right_key_is_sent_as_a_bearer_token() -> None:
         assert one(server, api_key="secret-1").outcome is Outcome.FINISHED
 
 
+def test_the_end_of_the_line_that_a_key_was_read_from_is_no_part_of_it() -> None:
+    with FakeVllm(Behaviour(api_key="secret-1")) as server:
+        assert one(server, api_key="secret-1\n").outcome is Outcome.FINISHED
+
+
+@pytest.mark.parametrize("key", ["secret\n1", "secret 1", "sécret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(RequestError, match="the API key has a blank or a character") as error:
+        Client("http://host:1", api_key=key)
+
+    assert key not in str(error.value)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://host:port", "", "http://[::1"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(RequestError, match="must look like http://HOST:PORT"):
