@@ -49,13 +49,18 @@ Bools = NDArray[np.bool_]
 
 IMPUTATION_SCALES = (1.0, 0.7, 0.5)
 """Of a start, where the times of many requests are not known."""
-PARAMETERS_INDEX = np.arange(len(PARAMETERS))
 WIDE_RADII = (0.4, 0.2, 0.1)
 """Regions of the first search, relative to the size of a parameter."""
 CLOSE_RADII = (0.1, 0.05, 0.03)
 """Regions of the last search."""
 MIN_SHORT = 0.05
 """Share of the prompts that must be short to show how many of their tokens ride along."""
+MIN_SPREAD = 1.5
+"""Ratio of long prompts to short ones that shows what attention costs."""
+NUM_LIKELY = 2
+"""Continuations that are solved, of those with the best starts."""
+WORTH_SOLVING = 1.5
+"""How much worse than a solution a start may be, if its own solution could yet be better."""
 MOSTLY = 0.95
 """Share of measured requests from which on the others do not matter for a start."""
 NUM_IMPUTATIONS = 6
@@ -174,7 +179,7 @@ class _Fitting:
         solver = Solver(objective, options, found.parameters, free)
         solver.minimise(CLOSE_RADII)
         self._on_progress(0.8)
-        identified = solver.uncertainty().is_identified | (PARAMETERS_INDEX == FIXED)
+        identified = solver.uncertainty().is_identified | (np.arange(len(PARAMETERS)) == FIXED)
         if not np.array_equal(identified, free):
             tied = _usual_where(~identified, solver.best.parameters)
             solver = Solver(objective, options, tied, identified)
@@ -192,21 +197,34 @@ class _Fitting:
         self._on_progress(0.2)
         going_on = [may_go_on(log) for log in self.logs]
         if any(going_on):
-            for share in SHARES:
-                logs = [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)]
-                other = self._try(logs, assumed, share)
-                if other.loss < (1.0 if found.continuation else IMPROVEMENT) * found.loss:
-                    found = other
-                elif not found.continuation:
-                    break
+            longer = [
+                (share, [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)])
+                for share in SHARES
+            ]
+            starts = [self._imputed(self._beginnings(logs), assumed, _start(self.estimate)) for _, logs in longer]
+            complete = found
+            for index in np.argsort([loss for _, loss in starts])[:NUM_LIKELY].tolist():
+                start, start_loss = starts[index]
+                # Solving brings a start's loss down, but not by more.
+                if start_loss < WORTH_SOLVING * complete.loss:
+                    share, logs = longer[index]
+                    other = self._try(logs, assumed, share, start)
+                    found = other if other.loss < min(IMPROVEMENT * complete.loss, found.loss) else found
         self._on_progress(0.4)
         return self._better_way(found) if assumed.tries_async else found
 
-    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, continuation: float = 0.0) -> "_Found":
-        coarse = Objective(_heads(logs, self.asked, COARSE_WORK), self.estimate)
-        start = _start(self.estimate)
-        if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
-            start = self._imputed(coarse, assumed, start)
+    def _try(
+        self,
+        logs: Sequence[MeasuredLog],
+        assumed: Completed,
+        continuation: float = 0.0,
+        start: Floats | None = None,
+    ) -> "_Found":
+        coarse = self._beginnings(logs)
+        if start is None:
+            start = _start(self.estimate)
+            if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
+                start, _ = self._imputed(coarse, assumed, start)
         completed = assumed
         if self.asked.scheduler.max_num_seqs is None or self.asked.scheduler.num_blocks is None:
             search = Search(coarse, lambda s: self._options(assumed, s), start, assumed.data_parallel_size)
@@ -217,17 +235,22 @@ class _Fitting:
         """Which parameters show in the logs at all, by the sizes of the steps.
 
         While a step's prefill takes less time than ``fixed_s``, what a token costs cannot be told from how many of them
-        ride along: that takes steps beyond. And how many ride along shows only in prompts that are about as short.
+        ride along: that takes steps beyond. How many ride along shows only in prompts that are about as short. And
+        attention is what grows faster than a prompt, which takes long ones and short ones.
         """
         new = np.concatenate([log.times.prompt_tokens - log.times.cached_tokens for log in self.logs])
         ride_along = parameters[FIXED] / max(parameters[PREFILL], 1e-12)
         seen = np.ones(len(PARAMETERS), dtype=bool)
+        seen[PAIR] = np.quantile(new, 0.9) >= MIN_SPREAD * np.quantile(new, 0.1)
         seen[PREFILL] = min(self._budget, new.max()) > ride_along
         seen[OVERLAP] = seen[PREFILL] and float(np.mean(new < ride_along)) >= MIN_SHORT
         return seen
 
-    def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> Floats:
-        """A start for logs of which some requests have no times: they get simulated ones, again and again.
+    def _beginnings(self, logs: Sequence[MeasuredLog]) -> Objective:
+        return Objective(_heads(logs, self.asked, COARSE_WORK), self.estimate)
+
+    def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> tuple[Floats, float]:
+        """A start, and its loss, for logs of which some requests have no times: they get simulated ones, over and over.
 
         What the other requests alone tell makes steps look too long, as if these were not there; so several scales of
         it are begun with, and the best of all rounds is taken.
@@ -248,11 +271,13 @@ class _Fitting:
                     for log, ours in zip(times, simulated, strict=True)
                 ]
                 parameters = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
-        return best
+        self._num_simulations += coarse.num_simulations
+        coarse.num_simulations = 0
+        return best, best_loss
 
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given."""
-        coarse = Objective(_heads(found.logs, self.asked, COARSE_WORK), self.estimate)
+        coarse = self._beginnings(found.logs)
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": True})
         completed = replace(found.completed, scheduler=scheduler)
         other = self._solved(found.logs, coarse, completed, found.parameters, found.continuation)
@@ -287,7 +312,10 @@ class _Fitting:
         unsure = solver.uncertainty()
         simulated = solver.best.simulated
         self._num_simulations += objective.num_simulations
-        quality = tuple(_quality(log, ours) for log, ours in zip(objective.logs, simulated, strict=True))
+        quality = tuple(
+            _quality(log, ours, len(asked.requests))
+            for log, ours, asked in zip(objective.logs, simulated, self.logs, strict=True)
+        )
         names = _names(free)
         std_errors = _std_errors(parameters, unsure.std_errors)
         errors = _pooled_errors(objective.logs, simulated)
@@ -434,11 +462,11 @@ def _error(simulated: Floats, measured: Floats) -> float:
     return float(simulated.sum()) / total - 1 if total > 0 else 0.0
 
 
-def _quality(log: MeasuredLog, ours: Simulated) -> LogQuality:
+def _quality(log: MeasuredLog, ours: Simulated, num_requests: int) -> LogQuality:
     pairs = _pairs(log, ours)
     return LogQuality(
         name=log.name,
-        num_requests=len(log.requests),
+        num_requests=num_requests,
         num_measured=log.num_measured,
         errors={name: _error(*pair) for name, pair in pairs.items() if pair[0].size},
         usual_errors={
@@ -475,7 +503,7 @@ def _fitted_on(
         num_points=sum(log.num_measured for log in logs),
         error_p50=float(np.quantile(off, 0.5)),
         error_p95=float(np.quantile(off, 0.95)),
-        max_prefill_tokens=max(1, min(budget, sum(int(log.times.prompt_tokens.sum()) for log in logs), budget)),
+        max_prefill_tokens=min(budget, int(sum(log.times.prompt_tokens.sum() for log in logs))),
         max_num_decodes=max(1, num_running),
         max_context_tokens=max(1, int(max(r.max_context_tokens for r in ranges))),
         requests=RequestsFittedOn(

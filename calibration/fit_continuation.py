@@ -15,9 +15,9 @@ from .fit_objective import MeasuredLog
 MIN_OPEN = 0.25
 """Share of the requests that must be open at the last arrival for a continuation to matter."""
 MIN_REQUESTS = 30
-SHARES = (1.0, 0.5, 2.0)
-"""Lengths of a continuation relative to the log, in the order in which they are tried."""
-IMPROVEMENT = 0.8
+SHARES = (0.5, 1.0, 2.0)
+"""Lengths of a continuation that are tried, relative to the log."""
+IMPROVEMENT = 0.85
 """A continuation is taken for real if it brings the loss down to this share, or less."""
 
 

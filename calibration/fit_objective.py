@@ -36,8 +36,8 @@ PARAMETERS = (
     "overlap",
     "client_s",
 )
-"""``overlap`` is ``free_prefill_tokens * prefill_token_s / fixed_s``: at 1 a step takes as long as reading the weights or
-computing, whichever is longer; at 0 as long as both."""
+"""``overlap`` is ``free_prefill_tokens * prefill_token_s / fixed_s``: at 1 a step takes as long as reading the weights
+or computing, whichever is longer; at 0 as long as both."""
 FIXED, PREFILL, DECODE, CONTEXT, PAIR, OVERLAP, CLIENT = range(len(PARAMETERS))
 
 USUAL_TOKENS_PER_FIXED = 300.0
@@ -56,8 +56,8 @@ USUAL_FACTOR = 3.0
 """Standard deviation of these four, as a factor."""
 
 MIN_MODEL_ERROR, MAX_MODEL_ERROR = 0.01, 0.1
-"""The mean of alike requests is off by as much, however many they are: what a few parameters cannot follow. Within these
-bounds it is what the present parameters leave."""
+"""The mean of alike requests is off by as much, however many they are: what a few parameters cannot follow. Within
+these bounds it is what the present parameters leave."""
 MEANS_ERROR_SHARE = 0.5
 """The same for the mean of a whole log, relative to that of groups."""
 MIN_SCALE, MAX_SCALE = 0.01, 0.2
@@ -125,14 +125,15 @@ def step_time(parameters: Floats) -> StepTime:
     )
 
 
-def run_log(options: ServerOptions, requests: pd.DataFrame) -> CallRun:
+def run_log(options: ServerOptions, requests: pd.DataFrame, *, is_preempting: bool = False) -> CallRun:
     """Replay a log on one server, from empty.
 
     Keeping blocks for later is costly to simulate, and without shared prefixes of no effect unless a request is
-    preempted and finds its own blocks again: then it is simulated after all.
+    preempted and finds its own blocks again: then it is simulated after all, at once if that is likely
+    (``is_preempting``).
     """
     scheduler = options.scheduler
-    if scheduler.enable_prefix_caching and not _may_share(requests):
+    if scheduler.enable_prefix_caching and not is_preempting and not _may_share(requests):
         without = replace(options, scheduler=replace(scheduler, enable_prefix_caching=False))
         run = simulate_calls([without], requests, sample_s=None)
         if not run.calls["num_preemptions"].any():
@@ -141,7 +142,7 @@ def run_log(options: ServerOptions, requests: pd.DataFrame) -> CallRun:
 
 
 def _may_share(requests: pd.DataFrame) -> bool:
-    return "prefix_hashes" in requests or ("prefix_group" in requests and requests["prefix_group"].notna().any())
+    return "prefix_hashes" in requests or ("prefix_group" in requests and bool(requests["prefix_group"].notna().any()))
 
 
 PAUSE = 0.5
@@ -221,6 +222,7 @@ class Objective:
         """A parameter of this size adds a usual step's length to a usual step, or to a TTFT."""
         self._step_s = estimate.step_s
         self._requests = [with_pauses(log) for log in logs]
+        self._is_preempting = [False] * len(logs)
         self._rows = [np.isfinite(log.times.ttft_s) for log in logs]
         self.scale = MAX_SCALE
         self.model_error = MAX_MODEL_ERROR
@@ -237,8 +239,9 @@ class Objective:
         options = replace(options, step_time=step_time(parameters))
         client_s = float(parameters[CLIENT])
         simulated = []
-        for requests in self._requests:
-            calls = run_log(options, requests).calls
+        for i, requests in enumerate(self._requests):
+            calls = run_log(options, requests, is_preempting=self._is_preempting[i]).calls
+            self._is_preempting[i] = bool(calls["num_preemptions"].any())
             self.num_simulations += 1
             served = (calls["outcome"] == "finished").to_numpy()
             ttft, e2e = (calls[name].to_numpy(dtype=np.float64) for name in ("ttft_s", "e2e_s"))

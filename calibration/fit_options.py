@@ -1,6 +1,6 @@
 """Scheduler options that a server file leaves out: estimated from the logs where these show them, else assumed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -20,6 +20,10 @@ DEFAULT_MAX_NUM_SEQS = 1024
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 8192
 IMPROVEMENT = 0.9
 """A limit is taken for real if it brings the loss down to this share, or less."""
+ENGINE_SLACK = 1.15
+"""So many times its slots an engine may seem to run, by the noise of measured times."""
+SLOT_SHARES = (0.7, 0.8, 0.9, 1.0, 1.1)
+"""Of the most that was seen to run."""
 GRID = 9
 """Sizes of the KV cache in the coarse search."""
 REFINEMENTS = 4
@@ -60,7 +64,7 @@ def assume(asked: ServerToFit, estimate: StepEstimate, longest: int) -> Complete
     engines = asked.data_parallel_size
     seqs = given.max_num_seqs
     if engines is None:
-        engines = 1 if seqs is None else max(1, ceil(estimate.peak_running / (seqs * 1.02)))
+        engines = 1 if seqs is None else max(1, ceil(estimate.peak_running / (seqs * ENGINE_SLACK)))
         if engines > 1:
             remarks.append(
                 f"{estimate.peak_running} requests ran at a time, more than max_num_seqs ({seqs}): taken for "
@@ -142,12 +146,18 @@ class Search:
         return replace(completed, scheduler=best, remarks=tuple(remarks), estimated_blocks=estimated_blocks)
 
     def _best_slots(self, scheduler: SchedulerSection, peak: int) -> tuple[SchedulerSection, float]:
-        """The most that ran at a time, give or take one: both ends of a measured time are off by a step."""
-        sizes = {max(1, ceil((peak + off) / self.engines)) for off in (-1, 0, 1)}
-        tried = [scheduler.model_copy(update={"max_num_seqs": size}) for size in sorted(sizes)]
-        losses = [self.loss(each) for each in tried]
-        best = int(np.argmin(losses))
-        return tried[best], losses[best]
+        """Around the most that ran at a time for a while: both ends of a measured time are a little off."""
+        losses: dict[int, float] = {}
+
+        def try_all(sizes: Iterable[int]) -> int:
+            for size in sizes:
+                if size not in losses and 0 < size <= scheduler.max_num_batched_tokens:
+                    losses[size] = self.loss(scheduler.model_copy(update={"max_num_seqs": size}))
+            return min(losses, key=losses.__getitem__)
+
+        best = try_all(ceil(peak * share / self.engines) for share in SLOT_SHARES)
+        best = try_all((best - 1, best + 1))
+        return scheduler.model_copy(update={"max_num_seqs": best}), losses[best]
 
     def _best_blocks(self, scheduler: SchedulerSection, estimate: StepEstimate) -> tuple[SchedulerSection, float]:
         """Around what the requests that ran held at most; a finer and finer grid around the best."""

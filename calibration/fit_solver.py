@@ -1,10 +1,11 @@
 """Least squares through the simulator, without its derivatives.
 
-Decisions of the scheduler make the residuals jump a little wherever a parameter moves, so a difference of two runs says
-little about their slope. Here a linear model of all residuals is fitted to many runs around the present parameters, at
-random, and the least-squares problem of the model is solved within bounds (scipy's ``lsq_linear``); then the region gets
-smaller. That is Gauss-Newton with regression models, as DFO-LS does it (Cartis, Fiala, Marteau and Roberts, Improving the
-Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2 and 4).
+Decisions of the scheduler make the residuals jump a little wherever a parameter moves, so a difference of two runs
+says little about their slope. Here a linear model of all residuals is fitted to many runs around the present
+parameters, at random, and the least-squares problem of the model is solved within bounds (scipy's ``lsq_linear``);
+then the region gets smaller. That is Gauss-Newton with regression models, as DFO-LS does it (Cartis, Fiala, Marteau and
+Roberts, Improving the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2
+and 4).
 """
 
 from collections.abc import Callable, Sequence
@@ -87,11 +88,11 @@ class Solver:
     def uncertainty(self, radius: float = 0.05) -> "Uncertainty":
         """Standard errors from the slopes of the model, with residuals that are alike in a stretch of time as one.
 
-        In a queue, errors of neighbours are one error. So the covariance is the sandwich estimate clustered by stretches
-        of time, ``H^-1 (sum_b g_b g_b^T) H^-1`` with ``H = J^T J`` and ``g_b`` the gradient of stretch b (Cameron and
-        Miller, A Practitioner's Guide to Cluster-Robust Inference, 2015, equation 11): what a bootstrap over these
-        stretches would tend to, without its thousands of simulations. Added are the jumps of the residuals, for the
-        real server's are as large; and it is never less than what follows from the model's own error.
+        In a queue, errors of neighbours are one error. So the covariance is the sandwich estimate clustered by
+        stretches of time, ``H^-1 (sum_b g_b g_b^T) H^-1`` with ``H = J^T J`` and ``g_b`` the gradient of stretch b
+        (Cameron and Miller, A Practitioner's Guide to Cluster-Robust Inference, 2015, equation 11): what a bootstrap
+        over these stretches would tend to, without its thousands of simulations. Added are the jumps of the residuals,
+        for the real server's are as large; and it is never less than what follows from the model's own error.
 
         A parameter is identified if its standard error, without the prior, is less than half of it, or than a tenth of
         a usual step for what it adds to one.
@@ -144,8 +145,8 @@ class Solver:
             self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
 
     def _model(self, center: Floats, radius: float) -> tuple[Floats, Floats, Floats]:
-        """Residuals at the centre, their slopes, and the variance of what no slope explains: least squares over the runs
-        of the region."""
+        """Residuals at the centre, their slopes, and the variance of what no slope explains: least squares over the
+        runs of the region."""
         near = [run for run in self._runs if self._is_near(run.z, center, radius)]
         sizes = self._sizes(center)
         moves = np.array([(run.z - center) / sizes for run in near])

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 NUM_ROUNDS = 15
 """Of reweighting; the weights have settled by then."""
+PEAK_SHARE = 0.02
+"""Of the time in which anything ran: so long a peak must last."""
 MIN_QUIET = 5
 """Fewer requests that found nobody waiting are too few to use."""
 
@@ -70,7 +72,7 @@ class StepEstimate:
     mean_context_tokens: float
     mean_prefill_pairs: float
     peak_running: int
-    """Most requests that had their first token and not yet their last."""
+    """Most requests that had their first token and not yet their last, for a while."""
     peak_context_tokens: float
     """Most tokens that they held."""
 
@@ -230,7 +232,7 @@ class _Equations:
             decodes=steps,
             ttft_rows=ttft_rows,
             ttft_s=log.ttft_s[is_measured][is_quiet],
-            peak_running=int(batch.running.max(initial=1)),
+            peak_running=batch.peak_running(),
             peak_context_tokens=float(batch.context.max(initial=1.0)),
         )
 
@@ -251,6 +253,15 @@ class _Batch:
         lengths = np.diff(self._edges)
         self._running_integral = np.concatenate([[0.0], np.cumsum(self.running * lengths)])
         self._context_integral = np.concatenate([[0.0], np.cumsum(self.context * lengths)])
+
+    def peak_running(self) -> int:
+        """The most that ran for a while: single moments of more are the noise of measured times."""
+        lengths = np.diff(self._edges) * (self.running > 0)
+        order = np.argsort(-self.running)
+        held = np.cumsum(lengths[order])
+        if not held.size or held[-1] <= 0:
+            return 1
+        return max(1, int(self.running[order][np.searchsorted(held, PEAK_SHARE * held[-1])]))
 
     def running_at(self, time_s: Floats) -> Floats:
         begun = np.searchsorted(self._first, time_s, side="right")

@@ -1,0 +1,366 @@
+"""Fit a server file to request logs. The oracle is the simulator itself: known parameters must come back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from inframind.calibration import Fit, fit_server, fitted_toml, predict
+from inframind.calibration.fit_objective import run_log
+from inframind.sim import SchedulerOptions, ServerOptions, ServerToFit, StepTime, load_server
+from inframind.sim.server_file import SchedulerToFit
+from inframind.traces import ConfigError, TraceError, read_requests
+
+GPU = StepTime(
+    fixed_s=0.012,
+    prefill_token_s=5e-5,
+    decode_s=4e-5,
+    context_token_s=8e-8,
+    prefill_pair_s=3e-9,
+    free_prefill_tokens=40,
+)
+CPU = StepTime(
+    fixed_s=0.035,
+    prefill_token_s=1.2e-3,
+    decode_s=1e-4,
+    context_token_s=4e-6,
+    prefill_pair_s=9e-7,
+    free_prefill_tokens=5,
+)
+CLIENT_S = 0.015
+SCHEDULER = SchedulerOptions(
+    max_num_seqs=128, max_num_batched_tokens=2048, num_blocks=20_000, max_model_len=8192, async_scheduling=False
+)
+
+
+def poisson(seed: int, num: int, rate_per_s: float, prompt: float = 500, output: float = 120) -> pd.DataFrame:
+    """Lengths are lognormal around the given medians."""
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "arrival_s": np.cumsum(random.exponential(1 / rate_per_s, num)),
+            "prompt_tokens": np.clip(random.lognormal(np.log(prompt), 0.8, num), 8, 6000).astype(np.int64),
+            "output_tokens": np.clip(random.lognormal(np.log(output), 0.7, num), 1, 800).astype(np.int64),
+        }
+    )
+
+
+def measured(
+    requests: pd.DataFrame,
+    steps: StepTime = GPU,
+    scheduler: SchedulerOptions = SCHEDULER,
+    *,
+    noise: float = 0.02,
+    client_s: float = CLIENT_S,
+) -> pd.DataFrame:
+    """What a client would have measured of a server with these parameters."""
+    calls = run_log(ServerOptions("server", "model", scheduler, steps), requests).calls
+    factor = 1 + noise * np.random.default_rng(0).standard_normal(len(requests))
+    return requests.assign(ttft_s=calls["ttft_s"] * factor + client_s, e2e_s=calls["e2e_s"] * factor + client_s)
+
+
+def to_fit(scheduler: SchedulerOptions = SCHEDULER, *unknown: str) -> ServerToFit:
+    """A server file to be fitted, without the options that are unknown."""
+    known = {name: value for name, value in asdict(scheduler).items() if name not in unknown}
+    return ServerToFit(name="server", model="model", scheduler=SchedulerToFit(**known))
+
+
+def fit(requests: pd.DataFrame, asked: ServerToFit | None = None) -> Fit:
+    return fit_server({"log": requests}, asked or to_fit())
+
+
+def mean_errors(predicted: pd.DataFrame) -> Mapping[str, float]:
+    """Simulated over measured mean, less 1."""
+    decodes = predicted["output_tokens"] - 1
+    tpot, sim_tpot = (
+        ((predicted[e2e] - predicted[ttft]) / decodes)[decodes > 0]
+        for e2e, ttft in (("e2e_s", "ttft_s"), ("sim_e2e_s", "sim_ttft_s"))
+    )
+    return {
+        "TTFT": predicted["sim_ttft_s"].mean() / predicted["ttft_s"].mean() - 1,
+        "E2E": predicted["sim_e2e_s"].mean() / predicted["e2e_s"].mean() - 1,
+        "TPOT": sim_tpot.mean() / tpot.mean() - 1,
+    }
+
+
+# Known parameters come back.
+
+
+@pytest.mark.parametrize("steps", [GPU, CPU], ids=["gpu", "cpu"])
+def test_known_parameters_come_back(steps: StepTime) -> None:
+    """The large ones to a few per cent, the small ones within four of their standard errors."""
+    log = poisson(1, 300, 6) if steps is GPU else poisson(1, 250, 0.3, prompt=250, output=40)
+
+    result = fit(measured(log, steps))
+    found = result.server.step_time
+
+    assert found.fixed_s == pytest.approx(steps.fixed_s, rel=0.03)
+    assert found.prefill_token_s == pytest.approx(steps.prefill_token_s, rel=0.08)
+    for name in ("decode_s", "context_token_s", "prefill_pair_s"):
+        assert abs(getattr(found, name) - getattr(steps, name)) < 4 * result.std_errors[name], name
+    assert result.server.client.overhead_s == pytest.approx(CLIENT_S, abs=0.01)
+    assert all(abs(error) < 0.02 for error in result.quality[0].errors.values())
+
+
+def test_a_fit_predicts_loads_that_it_has_not_seen() -> None:
+    """Fitted at a moderate load, right at twice that load and with other lengths."""
+    server = fit(measured(poisson(1, 300, 5))).server
+
+    heavier = predict(measured(poisson(2, 300, 10, prompt=300), noise=0), server)
+
+    assert all(abs(error) < 0.05 for error in mean_errors(heavier).values())
+
+
+def test_five_per_cent_stragglers_change_little() -> None:
+    """Of every twenty requests one took several times as long, for reasons of its own."""
+    clean = measured(poisson(1, 300, 5))
+    slow = np.random.default_rng(3).random(len(clean)) < 0.05
+    delay = np.where(slow, 3 * clean["e2e_s"].mean(), 0.0)
+
+    server = fit(clean.assign(ttft_s=clean["ttft_s"] + delay, e2e_s=clean["e2e_s"] + delay)).server
+
+    assert all(abs(error) < 0.03 for error in mean_errors(predict(clean, server)).values())
+
+
+def test_a_fit_is_the_same_each_time() -> None:
+    log = measured(poisson(1, 60, 5))
+
+    assert fitted_toml(fit(log).server) == fitted_toml(fit(log).server)
+
+
+def test_several_logs_are_separate_runs_of_one_server() -> None:
+    light, heavy = measured(poisson(1, 100, 1)), measured(poisson(2, 150, 8))
+
+    result = fit_server({"light": light, "heavy": heavy}, to_fit())
+
+    assert [(log.name, log.num_requests) for log in result.quality] == [("light", 100), ("heavy", 150)]
+    assert result.server.step_time.fitted_on is not None
+    assert result.server.step_time.fitted_on.requests is not None
+    assert result.server.step_time.fitted_on.requests.logs == ("light", "heavy")
+    for log in (light, heavy):
+        assert all(abs(error) < 0.04 for error in mean_errors(predict(log, result.server)).values())
+
+
+# What a log does not tell.
+
+
+def test_one_request_length_does_not_tell_the_cost_of_a_prompt_token() -> None:
+    """The remarks say so, and the parameters are physical all the same."""
+    alike = poisson(1, 150, 2).assign(prompt_tokens=400, output_tokens=100)
+
+    result = fit(measured(alike))
+
+    assert {"prefill_pair_s", "free_prefill_tokens"} <= set(result.not_identified)
+    assert any(remark.startswith("prefill_pair_s is not identified") for remark in result.remarks)
+    assert result.server.step_time.prefill_pair_s == pytest.approx(
+        5e-5 * result.server.step_time.prefill_token_s, rel=0.5
+    )
+    assert all(abs(error) < 0.02 for error in mean_errors(predict(measured(alike), result.server)).values())
+
+
+def test_one_request_at_a_time_does_not_tell_the_cost_of_a_batch() -> None:
+    alone = poisson(1, 60, 1).assign(arrival_s=np.arange(60) * 30.0)
+
+    result = fit(measured(alone))
+
+    assert "decode_s" in result.not_identified
+    assert result.server.step_time.decode_s == pytest.approx(0.003 * result.server.step_time.fixed_s, rel=0.1)
+
+
+def test_outputs_of_one_token_fit_too() -> None:
+    log = measured(poisson(1, 150, 2).assign(output_tokens=1))
+
+    result = fit(log)
+
+    assert "TPOT" not in result.quality[0].errors
+    assert abs(result.quality[0].errors["TTFT"]) < 0.02
+
+
+# Options that are not given.
+
+
+def test_the_size_of_a_kv_cache_that_limits_is_found() -> None:
+    scheduler = replace(SCHEDULER, num_blocks=1500)
+    log = measured(poisson(1, 250, 12), scheduler=scheduler)
+
+    result = fit(log, to_fit(scheduler, "num_blocks"))
+
+    assert result.server.scheduler.num_blocks == pytest.approx(1500, rel=0.08)
+    assert any(remark.startswith("num_blocks is not given") for remark in result.remarks)
+
+
+def test_a_kv_cache_that_does_not_limit_is_said_to_be_unknown() -> None:
+    result = fit(measured(poisson(1, 100, 2)), to_fit(SCHEDULER, "num_blocks"))
+
+    assert result.server.scheduler.num_blocks == 1 + 128 * 8192 // 16
+    assert any("no limit by the KV cache" in remark for remark in result.remarks)
+
+
+def test_a_limit_of_slots_is_found() -> None:
+    scheduler = replace(SCHEDULER, max_num_seqs=8)
+    log = measured(poisson(1, 200, 5), scheduler=scheduler)
+
+    result = fit(log, to_fit(scheduler, "max_num_seqs"))
+
+    assert result.server.scheduler.max_num_seqs == 8
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_asynchronous_scheduling_is_found(is_async: bool) -> None:
+    """Without it, a request waits for one step less."""
+    scheduler = replace(SCHEDULER, async_scheduling=is_async)
+    log = measured(poisson(1, 250, 6), scheduler=scheduler)
+
+    result = fit(log, to_fit(scheduler, "async_scheduling"))
+
+    assert result.server.scheduler.async_scheduling is is_async
+    assert any(remark.startswith("async_scheduling is not given") for remark in result.remarks)
+
+
+def test_vllms_defaults_stand_in_with_a_statement() -> None:
+    result = fit(measured(poisson(1, 60, 2)), to_fit(SCHEDULER, "max_num_batched_tokens", "max_model_len"))
+
+    assert result.server.scheduler.max_num_batched_tokens == 8192
+    assert result.server.scheduler.max_model_len >= 1024
+    said = " ".join(result.remarks)
+    assert "max_num_batched_tokens is not given: 8192" in said
+    assert "max_model_len is not given" in said
+
+
+def test_more_at_a_time_than_one_engine_may_run_are_several_engines() -> None:
+    log = measured(poisson(1, 200, 8), scheduler=replace(SCHEDULER, max_num_seqs=20))
+
+    result = fit(log, to_fit(replace(SCHEDULER, max_num_seqs=10)))
+
+    assert result.server.data_parallel_size == 2
+    assert any("data_parallel_size = 2" in remark for remark in result.remarks)
+
+
+def test_options_that_do_not_go_together_are_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"max_num_batched_tokens \(64\) < max_num_seqs \(128\)"):
+        fit(measured(poisson(1, 60, 2)), to_fit(replace(SCHEDULER, max_num_batched_tokens=64)))
+
+
+# Logs that are not whole.
+
+
+def test_requests_without_times_load_the_server() -> None:
+    """Every third one was measured; the others were there all the same."""
+    log = measured(poisson(1, 300, 8))
+    partly = log.assign(ttft_s=log["ttft_s"].where(log.index % 3 == 0), e2e_s=log["e2e_s"].where(log.index % 3 == 0))
+
+    result = fit(partly)
+
+    assert any("200 requests without times" in remark for remark in result.remarks)
+    assert all(abs(error) < 0.03 for error in mean_errors(predict(log, result.server)).values())
+
+
+@pytest.mark.parametrize(("seed", "rate_per_s"), [(3, 15), (5, 25)])
+def test_a_log_may_end_before_the_load_did(seed: int, rate_per_s: float) -> None:
+    """The first half of an overload: the second half slowed it down, and is in no log."""
+    log = measured(poisson(seed, 300, rate_per_s))
+
+    result = fit(log[:150])
+
+    assert any("more requests came after" in remark for remark in result.remarks)
+    rest = predict(log, result.server)[150:]
+    assert all(abs(error) < 0.06 for error in mean_errors(rest).values()), mean_errors(rest)
+
+
+def test_too_few_measured_requests_are_a_mistake() -> None:
+    log = measured(poisson(1, 30, 2))
+    few = log.assign(ttft_s=log["ttft_s"].where(log.index < 5))
+
+    with pytest.raises(TraceError, match="5 of 30 requests have ttft_s and e2e_s"):
+        fit(few)
+
+
+def test_a_log_without_measured_columns_is_a_mistake() -> None:
+    with pytest.raises(TraceError, match="ttft_s: missing column"):
+        fit(poisson(1, 30, 2))
+
+
+# The file.
+
+
+def test_a_fitted_server_reads_back(tmp_path: Path) -> None:
+    result = fit(measured(poisson(1, 60, 2)))
+    path = tmp_path / "fitted.toml"
+    path.write_text(fitted_toml(result.server))
+
+    server = load_server(path)
+
+    assert server.step_time.fixed_s == pytest.approx(result.server.step_time.fixed_s, rel=1e-5)
+    assert server.client.overhead_s == pytest.approx(result.server.client.overhead_s, rel=1e-5)
+    assert set(server.step_time.std_error) <= {
+        "fixed_s",
+        "prefill_token_s",
+        "decode_s",
+        "context_token_s",
+        "prefill_pair_s",
+        "free_prefill_tokens",
+    }
+
+
+# Real servers.
+
+REAL: dict[str, dict[str, Any]] = {
+    "RTX4090__Llama-3.1-8B": {"max_num_seqs": 256, "num_blocks": 2588, "max_model_len": 32_768},
+    "RTXPRO6000__Llama-3.1-8B": {"max_num_seqs": 128, "max_model_len": 131_072},
+    "RTXPRO6000__Qwen3-30B-A3B-Instruct-2507": {"max_num_seqs": 128, "max_model_len": 262_144},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_runs_are_reproduced(shared_data: Path, name: str) -> None:
+    """The three overloaded vLLM runs of LLMServingSim: each mean within 2 %."""
+    requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")
+    scheduler = SchedulerToFit(max_num_batched_tokens=2048, async_scheduling=False, **REAL[name])
+
+    result = fit(requests, ServerToFit(name=name, model=name, scheduler=scheduler))
+
+    errors = mean_errors(predict(requests, result.server))
+    assert all(abs(error) < 0.02 for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("name", ["RTX4090__Llama-3.1-8B", "RTXPRO6000__Llama-3.1-8B"])
+def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path, name: str) -> None:
+    requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")
+    scheduler = SchedulerToFit(max_num_batched_tokens=2048, async_scheduling=False, **REAL[name])
+
+    result = fit(requests[:150], ServerToFit(name=name, model=name, scheduler=scheduler))
+
+    errors = mean_errors(predict(requests, result.server)[150:])
+    assert all(abs(error) < 0.05 for error in errors.values()), errors
+
+
+OTEL = {
+    "jan20-prefill-llama7b-tp1-1": {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "max_model_len": 8192},
+    "jan20-codellama-prefill-1": {"max_num_seqs": 32, "max_num_batched_tokens": 64, "max_model_len": 8192},
+}
+
+
+def otel(folder: Path, name: str) -> pd.DataFrame:
+    """A run whose prompts share their first 1024 tokens, as their generator was told (configs.json)."""
+    table = pd.read_csv(folder / "blis_vllm_otel_jan2026" / f"{name}.csv")
+    table = table.sort_values("start_s", kind="stable", ignore_index=True)
+    return table.rename(columns={"start_s": "arrival_s", "completion_tokens": "output_tokens"}).assign(
+        prefix_group="all", prefix_tokens=table["prompt_tokens"].clip(upper=1024)
+    )
+
+
+def test_one_real_run_predicts_another_of_the_same_model(shared_data: Path) -> None:
+    """CodeLlama-34b on an H100, fitted with steps of up to 4096 tokens, with a budget of 64: the tiniest chunks."""
+    fitted_on, other = OTEL
+    scheduler = SchedulerToFit(**OTEL[fitted_on], async_scheduling=False)
+
+    server = fit(otel(shared_data, fitted_on), ServerToFit(name="h100", model="34b", scheduler=scheduler)).server
+
+    chunked = server.model_copy(update={"scheduler": server.scheduler.model_copy(update=OTEL[other])})
+    errors = mean_errors(predict(otel(shared_data, other), chunked))
+    assert abs(errors["TPOT"]) < 0.04, errors
+    assert abs(errors["E2E"]) < 0.05, errors
