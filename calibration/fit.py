@@ -67,13 +67,13 @@ NUM_IMPUTATIONS = 6
 """Rounds of simulating the requests without times and estimating anew."""
 MIN_MEASURED = 8
 """Fewer measured requests than parameters and one more cannot be fitted."""
-COARSE_WORK = 3_000.0
+COARSE_WORK = 1_500.0
 """Requests, or as much work, that the search for options and a close start look at; then the whole logs are used."""
 LOSS_SCALE = 0.05
 """Deviation from which on it counts less than its square, where candidates are compared."""
 BLOCK_WORK = 0.1
 """Work of simulating one cached block, relative to that of a request."""
-MAX_WORK = 12_000.0
+MAX_WORK = 10_000.0
 """The most that is used at all: about half a second for each simulation."""
 
 
@@ -141,6 +141,8 @@ class _Found:
     loss: float
     continuation: float
     """Length of the continuation of the logs, relative to them."""
+    is_preempting: bool
+    """Whether the simulated server preempts requests."""
 
 
 def fitted_toml(server: ServerSection) -> str:
@@ -173,7 +175,9 @@ class _Fitting:
         whole = max(int((log.times.prompt_tokens + log.times.output_tokens).max()) for log in self.logs)
         found = self._coarsely(assume(self.asked, self.estimate, whole))
         self._on_progress(0.6)
-        objective = Objective(_heads(found.logs, self.asked, MAX_WORK), self.estimate)
+        objective = Objective(
+            _heads(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting), self.estimate
+        )
         options = self._options(found.completed, found.completed.scheduler)
         free = self._seen(found.parameters)
         solver = Solver(objective, options, found.parameters, free)
@@ -303,7 +307,7 @@ class _Fitting:
             solver.minimise(CLOSE_RADII[:1])
         loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
         self._num_simulations += coarse.num_simulations
-        return _Found(logs, completed, solver.best.parameters, loss, continuation)
+        return _Found(logs, completed, solver.best.parameters, loss, continuation, coarse.is_preempting)
 
     # The result.
 
@@ -404,9 +408,11 @@ def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> Measured
     return log
 
 
-def _heads(logs: Sequence[MeasuredLog], asked: ServerToFit, work: float) -> list[MeasuredLog]:
+def _heads(
+    logs: Sequence[MeasuredLog], asked: ServerToFit, work: float, *, is_preempting: bool = False
+) -> list[MeasuredLog]:
     """The beginnings of the logs that are so much work together: the server is empty at none of their other places."""
-    costs = [_work(log, asked) for log in logs]
+    costs = [_work(log, asked, is_preempting) for log in logs]
     total = float(sum(cost.sum() for cost in costs))
     if total <= work:
         return list(logs)
@@ -416,9 +422,9 @@ def _heads(logs: Sequence[MeasuredLog], asked: ServerToFit, work: float) -> list
     ]
 
 
-def _work(log: MeasuredLog, asked: ServerToFit) -> Floats:
-    """What it costs to simulate each request; blocks count only where prompts share them."""
-    if not (asked.scheduler.enable_prefix_caching and log.times.cached_tokens.any()):
+def _work(log: MeasuredLog, asked: ServerToFit, is_preempting: bool) -> Floats:
+    """What it costs to simulate each request; blocks count only where they are found again, see `run_log`."""
+    if not (asked.scheduler.enable_prefix_caching and (is_preempting or log.times.cached_tokens.any())):
         return np.ones(len(log.requests))
     blocks = (log.times.prompt_tokens + log.times.output_tokens) / asked.scheduler.block_size
     return np.asarray(1 + BLOCK_WORK * blocks)

@@ -133,7 +133,7 @@ def run_log(options: ServerOptions, requests: pd.DataFrame, *, is_preempting: bo
     (``is_preempting``).
     """
     scheduler = options.scheduler
-    if scheduler.enable_prefix_caching and not is_preempting and not _may_share(requests):
+    if scheduler.enable_prefix_caching and not is_preempting and not may_share(requests):
         without = replace(options, scheduler=replace(scheduler, enable_prefix_caching=False))
         run = simulate_calls([without], requests, sample_s=None)
         if not run.calls["num_preemptions"].any():
@@ -141,7 +141,8 @@ def run_log(options: ServerOptions, requests: pd.DataFrame, *, is_preempting: bo
     return simulate_calls([options], requests, sample_s=None)
 
 
-def _may_share(requests: pd.DataFrame) -> bool:
+def may_share(requests: pd.DataFrame) -> bool:
+    """Whether the log says that prompts have a start in common."""
     return "prefix_hashes" in requests or ("prefix_group" in requests and bool(requests["prefix_group"].notna().any()))
 
 
@@ -334,6 +335,11 @@ class Objective:
                 parameters[CLIENT] / self._step_s,
             ]
         )
+
+    @property
+    def is_preempting(self) -> bool:
+        """Whether requests were preempted in the last simulation."""
+        return any(self._is_preempting)
 
     @property
     def num_prior(self) -> int:

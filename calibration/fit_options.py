@@ -11,7 +11,7 @@ from inframind.sim import ServerOptions
 from inframind.sim.server_file import SchedulerSection, ServerToFit
 from inframind.traces import ConfigError
 
-from .fit_objective import MIN_SCALE, Objective
+from .fit_objective import MIN_SCALE, Objective, may_share
 from .step_estimates import StepEstimate
 
 Floats = NDArray[np.float64]
@@ -113,7 +113,12 @@ class Search:
     engines: int
 
     def loss(self, scheduler: SchedulerSection) -> float:
-        """How far the simulation is off, without weights."""
+        """How far the simulation is off, without weights.
+
+        A preempted request's own blocks are not kept: that is costly and moves the limits little.
+        """
+        if not any(may_share(log.requests) for log in self.objective.logs):
+            scheduler = scheduler.model_copy(update={"enable_prefix_caching": False})
         simulated = self.objective.simulate(self.options(scheduler), self.parameters)
         return self.objective.robust_loss(simulated, 5 * MIN_SCALE)
 

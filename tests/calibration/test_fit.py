@@ -315,6 +315,7 @@ REAL: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.timeout(600)  # thousands of preemptions in each simulation
 @pytest.mark.parametrize("name", REAL)
 def test_real_runs_are_reproduced(shared_data: Path, name: str) -> None:
     """The three overloaded vLLM runs of LLMServingSim: each mean within 2 %."""
@@ -327,6 +328,7 @@ def test_real_runs_are_reproduced(shared_data: Path, name: str) -> None:
     assert all(abs(error) < 0.02 for error in errors.values()), errors
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["RTX4090__Llama-3.1-8B", "RTXPRO6000__Llama-3.1-8B"])
 def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path, name: str) -> None:
     requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")

@@ -35,7 +35,7 @@ def write_log(path: Path, num: int = 60, gap_s: float = 0.2) -> pd.DataFrame:
     server.write_text(TRUE_SERVER)
     log = pd.DataFrame(
         {
-            "arrival_s": [gap_s * row + 0.013 * (row % 7) for row in range(num)],
+            "arrival_s": [gap_s * (row + 0.1 * (row % 7)) for row in range(num)],
             "prompt_tokens": [20 + 370 * (row % 5) for row in range(num)],
             "output_tokens": [1 + 17 * (row % 4) for row in range(num)],
         }
