@@ -1,5 +1,7 @@
 """Policies that run workflows on a pool of LLMs, and how they are compared."""
 
+from inframind.sim.knowledge import Expectations, Knowledge, Map, Prospect
+
 from .evaluation import CellResult, World, arrivals
 from .evaluation_cells import cell_to_bytes, read_cell
 from .evaluation_file import SCHEDULERS, Cell, Evaluation, load_evaluation
@@ -12,15 +14,16 @@ from .evaluation_summary import (
     summarise_evaluation,
     t_interval,
 )
-from .knowledge import Expectations, Knowledge, Map, Prospect
 from .plans import PLANNERS, DrawnPlan, FixedPlan, ManyAgents, planner_of
-from .policies import POLICIES, Factory, Policy, Setting
+from .policies import POLICIES, POLICY_FILE, Factory, Setting, factory_of, is_folder, label_of
+from .policy import Policy
 
 __all__ = [
     "ALL_TIERS",
     "FIGURES",
     "PLANNERS",
     "POLICIES",
+    "POLICY_FILE",
     "SCHEDULERS",
     "Cell",
     "CellResult",
@@ -38,8 +41,11 @@ __all__ = [
     "World",
     "arrivals",
     "cell_to_bytes",
+    "factory_of",
     "figures_table",
+    "is_folder",
     "jain_index",
+    "label_of",
     "load_evaluation",
     "planner_of",
     "read_cell",

@@ -11,10 +11,10 @@ from inframind.sim import PoolSection, load_pool
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import RATES_PER_MIN, Budgets, ConfigError, Section, load_toml
 from inframind.traces.mistakes import did_you_mean
-from inframind.workflows import DOMAINS, STRATEGIES
+from inframind.workflows import DOMAINS, STRATEGIES, ControllerOptions
 
-from .plans import check_planner
-from .policies import POLICIES
+from .plans import PLANNERS, check_planner
+from .policies import POLICIES, POLICY_FILE, is_folder, label_of, rule_of
 
 
 class Discipline(NamedTuple):
@@ -44,6 +44,19 @@ def _known(kind: str, names: Mapping[str, object]) -> Callable[[str], str]:
     return check
 
 
+def _policy_entry(entry: str) -> str:
+    if is_folder(entry):
+        return entry
+    name, planner = rule_of(entry)
+    try:
+        _known("policy", POLICIES)(name)
+        if entry != name:
+            _known("planner", dict.fromkeys(PLANNERS))(planner)
+        return entry
+    except ValueError as error:
+        raise ValueError(f"{error}; a trained one is named by its folder, with a slash: ./{entry}") from None
+
+
 def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """As a rule of its own: pydantic's counts only those entries that are no mistakes."""
     if not values:
@@ -54,7 +67,7 @@ def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
 NotEmpty = AfterValidator(_not_empty)
 PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-PolicyName = Annotated[str, AfterValidator(_known("policy", POLICIES))]
+PolicyEntry = Annotated[str, AfterValidator(_policy_entry)]
 SchedulerName = Annotated[str, AfterValidator(_known("scheduler", SCHEDULERS))]
 DomainName = Annotated[str, AfterValidator(_known("domain", DOMAINS))]
 StrategyName = Annotated[str, AfterValidator(_known("strategy", STRATEGIES))]
@@ -65,11 +78,16 @@ class Evaluation(Section):
 
     name: str = "evaluation"
     """Stands in the report."""
-    pool: str = "h200"
+    pool: str = "l40s"
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
-    policies: Annotated[tuple[PolicyName, ...], NotEmpty] = tuple(POLICIES)
-    """Who decides; see docs/evaluation.md."""
-    schedulers: Annotated[tuple[SchedulerName, ...], NotEmpty] = ("fcfs", "edf")
+    policies: Annotated[tuple[PolicyEntry, ...], NotEmpty] = (*POLICIES, "quality-in-time@single")
+    """Who decides: a rule by its name, see docs/evaluation.md, with a planner of its own as ``NAME@single`` or
+    ``NAME@mixed``; or a trained policy by its folder, which has a slash
+    (``runs/mine``, ``./mine``; relative to this file's) and is called by its own name in tables."""
+    predictors: str | None = None
+    """Folder of trained latency predictors, relative to this file's: rules read their predictions. Without, those of
+    the servers' step times."""
+    schedulers: Annotated[tuple[SchedulerName, ...], NotEmpty] = ("fcfs", "edf", "edf-late-last")
     """In which order servers take calls: ``fcfs``, or by vLLM's priorities ``edf``, ``edf-late-last``,
     ``least-slack``."""
     rates_per_min: Annotated[tuple[PositiveFloat, ...], NotEmpty] = RATES_PER_MIN
@@ -92,7 +110,7 @@ class Evaluation(Section):
     """Where questions come from, all alike."""
     part: Literal["test", "train", "all"] = "test"
     """Which questions of the bank: learned policies have seen ``train``."""
-    planner: str = "single"
+    planner: str = "mixed"
     """How queries are worked on, where a policy does not say: ``single`` (one agent answers at once), ``mixed``
     (topology and role set drawn for each query), or ``TOPOLOGY/ROLE_SET``."""
     strategy: StrategyName = "Concise"
@@ -101,8 +119,16 @@ class Evaluation(Section):
     """Most tokens that a call may generate."""
     cancel_hopeless: bool = False
     """Whether a workflow is given up as soon as it is late."""
+    call_timeout_s: PositiveFloat | None = None
+    """After so long a call is given up: cancelled, not tried again, and its workflow goes on without it. Never by
+    default."""
+    max_parallel_calls: Count | None = None
+    """Calls of one workflow in flight at once; no limit by default."""
     poll_s: Annotated[float, Field(ge=1e-3)] = 1.0
     """How often policies get to know the servers' gauges."""
+    tasks: tuple[str, ...] = ()
+    """What `inframind live replay` asks real servers, such as ``reasoning-gym:chain_sum,1,100``, ``humaneval`` or
+    ``gsm8k:FILE``; simulated runs do not look at it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -112,6 +138,8 @@ class Evaluation(Section):
             for values in [getattr(self, field)]
             if len(set(values)) < len(values)
         ]
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        wrong += [f"policies: two are called {label!r} in tables" for label in twice]
         try:
             check_planner(self.planner, self.domains)
         except ConfigError as error:
@@ -124,6 +152,21 @@ class Evaluation(Section):
             raise ValueError("; ".join(wrong))
         return self
 
+    def controller_options(self, scheduler: str) -> ControllerOptions:
+        """How the controller runs workflows under one of the schedulers."""
+        return ControllerOptions(
+            priority=SCHEDULERS[scheduler].priority,
+            max_tokens=self.max_tokens,
+            call_timeout_s=self.call_timeout_s,
+            max_parallel_calls=self.max_parallel_calls,
+            cancel_hopeless=self.cancel_hopeless,
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the policies are called in tables."""
+        return tuple(map(label_of, self.policies))
+
     def cells(self) -> Iterator["Cell"]:
         """All runs, one seed after the other: so a broken-off evaluation has whole seeds, and outcomes stay cached."""
         tiers = self.budgets.tiers_s if self.single_tier else (None,)
@@ -131,7 +174,7 @@ class Evaluation(Section):
             for tier_s in tiers:
                 for rate in self.rates_per_min:
                     for scheduler in self.schedulers:
-                        for policy in self.policies:
+                        for policy in self.labels:
                             yield Cell(policy, scheduler, rate, tier_s, seed)
 
 
@@ -140,6 +183,7 @@ class Cell:
     """One run of an evaluation."""
 
     policy: str
+    """Its label."""
     scheduler: str
     rate_per_min: float
     tier_s: float | None
@@ -154,17 +198,34 @@ class Cell:
 
 
 def load_evaluation(path: Path, overrides: list[str], outcomes: OutcomeModel) -> tuple[Evaluation, PoolSection]:
-    """The evaluation and its pool, checked against each other and the outcomes.
+    """The evaluation and its pool, checked against each other and the outcomes; its folders as absolute paths.
 
     Raises
     ------
     ConfigError
         With all the mistakes of one of the files.
     """
-    evaluation = load_toml(path, Evaluation, overrides)
+    evaluation = _with_absolute_folders(load_toml(path, Evaluation, overrides), path)
     pool = load_pool(evaluation.pool, path.parent)
     try:
         outcomes.check_models([server.model for server in pool.servers])
     except ConfigError as error:
         raise ConfigError(f"pool {evaluation.pool}", error.problems) from None
     return evaluation, pool
+
+
+def _with_absolute_folders(evaluation: Evaluation, path: Path) -> Evaluation:
+    """Worker processes, and later commands on the results, may run elsewhere."""
+
+    def absolute(entry: str) -> str:
+        return str((path.parent / entry).resolve())
+
+    policies = tuple(absolute(entry) if is_folder(entry) else entry for entry in evaluation.policies)
+    if wrong := [
+        f"policies[{index}]: no trained policy is there: {entry} has no {POLICY_FILE}"
+        for index, entry in enumerate(policies)
+        if is_folder(entry) and not Path(entry, POLICY_FILE).is_file()
+    ]:
+        raise ConfigError(path, wrong)
+    predictors = evaluation.predictors and absolute(evaluation.predictors)
+    return evaluation.model_copy(update={"policies": policies, "predictors": predictors})

@@ -25,6 +25,8 @@ OF_WORKFLOWS = {
     "latency_p50_s": "median of it",
     "latency_p95_s": "95th percentile",
     "latency_p99_s": "99th percentile",
+    "path_mean_s": "the latency if calls never waited for their turn: along the longest path of a query's calls, each "
+    "with its own time; of all queries, and up to where a call was given up",
     "budget_used": "mean of latency over budget (C/beta) of answered queries",
     "calls": "finished calls of a query",
     "tokens": "prompt and output tokens of a query's calls",
@@ -70,6 +72,7 @@ def _workflow_figures(workflows: pd.DataFrame) -> dict[str, Any]:
         "goodput": (workflows["correct"] & workflows["on_time"]).mean(),
         "latency_mean_s": answered.mean() if len(answered) else math.nan,
         **dict(zip(("latency_p50_s", "latency_p95_s", "latency_p99_s"), quantiles, strict=True)),
+        "path_mean_s": workflows["path_s"].mean(),
         "budget_used": used[~np.isnan(used)].mean() if len(answered) else math.nan,
         "calls": workflows["num_calls"].mean(),
         "tokens": workflows["tokens"].mean(),

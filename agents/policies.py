@@ -1,14 +1,15 @@
 """The policies that an evaluation compares, by name. A new one is one entry."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import TypeAlias
 
 from inframind.sim import Outcomes, ServerOptions
-from inframind.workflows import ExecutorPolicy, PlannerPolicy
+from inframind.sim.knowledge import Knowledge
 
-from .knowledge import Knowledge
 from .plans import FixedPlan, ManyAgents, planner_of
+from .policy import Policy
 from .rules import (
     LoadBalancer,
     Pick,
@@ -28,6 +29,7 @@ from .rules import (
 from .systems import (
     MASROUTER_AGENTS,
     MASROUTER_MODELS,
+    MASROUTER_STRATEGY,
     MASROUTER_TOPOLOGIES,
     Clairvoyant,
     LoadBlindMixture,
@@ -45,8 +47,6 @@ ROUTE_BALANCE_PROBABILITY = 0.7
 """RouteBalance's own."""
 LOG_ERROR_SD = 0.5
 """Of predicted latencies: mostly of the output's length, which is not known beforehand."""
-FULL_EFFORT = "DeepThink"
-"""The strategy of systems that have no notion of strategies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,6 @@ class Setting:
         return sorted(range(len(self.servers)), key=lambda server: float(self.knowledge.token_s[server, 0]))
 
 
-class Policy(NamedTuple):
-    """Who decides in a run."""
-
-    planner: PlannerPolicy
-    executor: ExecutorPolicy
-
-
 Factory: TypeAlias = Callable[[Setting], Policy]
 
 
@@ -92,7 +85,7 @@ POLICIES: Mapping[str, Factory] = {
     "round-robin": _balancer(lambda given: round_robin()),
     "cheapest": _balancer(lambda given: in_order(given.by_size())),
     "always-large": _balancer(lambda given: in_order(given.by_size()[::-1])),
-    "jsq": _balancer(lambda given: shortest_queue),
+    "jsq": _balancer(lambda given: shortest_queue(given.seed)),
     "power-of-two": _balancer(lambda given: power_of_two(given.seed)),
     "shortest-expected-delay": _balancer(lambda given: shortest_expected_delay(given.knowledge, given.strategy)),
     "best-quality": _router(lambda given: best_quality(given.knowledge)),
@@ -101,12 +94,55 @@ POLICIES: Mapping[str, Factory] = {
     "route-balance": _router(
         lambda given: route_balance(given.knowledge, ROUTE_BALANCE_WEIGHTS, LOG_ERROR_SD, ROUTE_BALANCE_PROBABILITY)
     ),
-    "moa": lambda given: Policy(OneAgentPerServer(), MixtureOfAgents(given.by_size()[::-1], FULL_EFFORT)),
+    "moa": lambda given: Policy(OneAgentPerServer(), MixtureOfAgents(given.by_size()[::-1], given.seed)),
     "masrouter": lambda given: Policy(
         ManyAgents(MASROUTER_AGENTS, MASROUTER_TOPOLOGIES, given.seed),
-        LoadBlindMixture(given.servers, MASROUTER_MODELS, FULL_EFFORT, given.seed),
+        LoadBlindMixture(given.servers, MASROUTER_MODELS, MASROUTER_STRATEGY, given.seed),
     ),
     "clairvoyant": lambda given: Policy(
         FixedPlan(), Clairvoyant(given.servers, given.knowledge, given.outcomes, given.seed)
     ),
 }
+
+
+AT = "@"
+POLICY_FILE = "policy.json"
+"""What makes a folder that of a trained policy."""
+
+
+def is_folder(entry: str) -> bool:
+    """Whether an entry of ``policies`` names the folder of a trained policy, which has a slash: no rule has one."""
+    return "/" in entry or "\\" in entry
+
+
+def label_of(entry: str) -> str:
+    """How the policy of an entry is called in tables: a trained one by its folder's own name."""
+    return PurePath(entry).name if is_folder(entry) else entry
+
+
+def rule_of(entry: str) -> tuple[str, str]:
+    """A rule's entry ``NAME`` or ``NAME@PLANNER`` as name and planner; without one that of the evaluation holds."""
+    name, _, planner = entry.partition(AT)
+    return name, planner
+
+
+def factory_of(entry: str) -> Factory:
+    """What makes the policy of an entry: a rule, with a planner of its own or not, or the folder of a trained policy.
+
+    Check rules' names with ``POLICIES`` first. A trained policy raises ConfigError when it is made, where its files
+    are broken or do not fit the setting.
+    """
+    if is_folder(entry):
+        return lambda given: load_trained(Path(entry), given)
+    name, planner = rule_of(entry)
+    if planner:
+        return lambda given: POLICIES[name](replace(given, planner=planner))
+    return POLICIES[name]
+
+
+def load_trained(folder: Path, given: Setting) -> Policy:
+    """The trained policy of a folder."""
+    # Not before one is asked for: torch takes a second to load, in every process.
+    from .trained import load_policy
+
+    return load_policy(folder, given.servers, given.knowledge, given.seed)

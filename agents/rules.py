@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from inframind.sim.knowledge import Knowledge, Map
 from inframind.workflows import STRATEGIES, Choice, Observation
 
-from .knowledge import Knowledge, Map
+from .plans import draw_of
 
 Pick: TypeAlias = Callable[[Observation, list[int]], int]
 """Given the observation and the open servers, returns one of them."""
@@ -73,9 +74,19 @@ def round_robin() -> Pick:
     return lambda _, servers: servers[next(turn) % len(servers)]
 
 
-def shortest_queue(observation: Observation, servers: list[int]) -> int:
-    """Fewest outstanding requests (JSQ), the first of several."""
-    return min(servers, key=observation.outstanding)
+def shortest_queue(seed: int) -> Pick:
+    """Fewest outstanding requests (JSQ); one of several at random, by a draw that hangs on the call alone."""
+
+    def pick(observation: Observation, servers: list[int]) -> int:
+        outstanding = [observation.outstanding(server) for server in servers]
+        least = min(outstanding)
+        shortest = [server for server, num in zip(servers, outstanding, strict=True) if num == least]
+        if len(shortest) == 1:
+            return shortest[0]
+        slot = 0 if observation.node is None else observation.node.slot
+        return shortest[draw_of(observation.query.query_id, seed, slot).integers(len(shortest))]
+
+    return pick
 
 
 def power_of_two(seed: int) -> Pick:
@@ -83,8 +94,8 @@ def power_of_two(seed: int) -> Pick:
     rng = np.random.default_rng(seed)
 
     def pick(observation: Observation, servers: list[int]) -> int:
-        drawn = rng.permutation(servers)[:2].tolist()
-        return shortest_queue(observation, drawn)
+        drawn: list[int] = rng.permutation(servers)[:2].tolist()
+        return min(drawn, key=observation.outstanding)
 
     return pick
 

@@ -6,10 +6,10 @@ from heapq import heapreplace
 import numpy as np
 
 from inframind.sim import Outcomes, ServerOptions
+from inframind.sim.knowledge import Knowledge
 from inframind.workflows import DECIDER, DOMAINS, CallRecord, Choice, Observation, Plan
 from inframind.workflows.roles import SEPARATOR
 
-from .knowledge import Knowledge
 from .plans import draw_of
 from .rules import STRATEGY_NAMES, in_order, open_servers
 
@@ -25,17 +25,31 @@ MASROUTER_TOPOLOGIES: Mapping[str, float] = {
 }
 """How often each was taken on MATH, at every load, by the planner that the InfraMind authors began with MasRouter's."""
 MASROUTER_MODELS: Mapping[str, float] = {
-    "DeepSeek-R1-Distill-Qwen-32B": 0.15,
+    "DeepSeek-R1-Distill-Qwen-32B": 0.18,
     "Mistral-Small-24B-Instruct-2501": 0.21,
-    "Qwen2.5-Coder-14B-Instruct": 0.40,
+    "Qwen2.5-Coder-14B-Instruct": 0.38,
     "Llama-3.1-8B-Instruct": 0.16,
-    "Llama-3.2-3B-Instruct": 0.08,
+    "Llama-3.2-3B-Instruct": 0.07,
 }
-"""How often each was taken on MATH with a cost rate of 10. The authors do not say; this is what Little's law makes of
-the requests that they saw running at 10 queries/min (7.7, 2.1, 3.3, 1.1, 0.3) and the calls' mean times in the pool
-``paper``: 1.1 calls of the 32B in a workflow, where they counted about 1."""
+"""How often each was taken on MATH with a cost rate of 10. Of the 32B the authors counted 0.96 calls of 5.3 in a
+workflow. The others' shares are what Little's law makes of the requests that they saw running at 10 queries/min (2.1,
+3.3, 1.1, 0.3) and the calls' mean times in the pool ``paper``, one call of a workflow at a time."""
 MASROUTER_OTHER_MODEL = 0.2
 """For an LLM that is not among them."""
+
+
+MASROUTER_STRATEGY = "DeepThink"
+"""Its roles ask for reasoning at length. With a plain chain of thought, every server would have run 0.7 of the requests
+that the authors saw at 10 queries/min."""
+PLAIN = ("Concise", "DeepThink")
+"""Who has no notion of strategies asks for a plain chain of thought. Such calls have one of these two, half of them
+each: in math 0.65 and 1.48 times as long as one (docs/outcomes.md), in the mean 1.07."""
+
+
+def plain_strategy(observation: Observation, seed: int) -> str:
+    """Of ``PLAIN``; it hangs on the call alone."""
+    assert observation.node is not None  # an executor is asked about calls only
+    return PLAIN[int(draw_of(observation.query.query_id, seed, observation.node.slot).integers(len(PLAIN)))]
 
 
 class OneAgentPerServer:
@@ -56,9 +70,9 @@ class MixtureOfAgents:
         All servers.
     """
 
-    def __init__(self, largest_first: Sequence[int], strategy: str) -> None:
+    def __init__(self, largest_first: Sequence[int], seed: int) -> None:
         self._largest = in_order(largest_first)
-        self._strategy = strategy
+        self._seed = seed
 
     def choose(self, observation: Observation) -> Choice:
         """The server with the agent's number; the largest for the decision node, and where that one is closed."""
@@ -66,7 +80,7 @@ class MixtureOfAgents:
         server = observation.node.slot
         if observation.role == DECIDER.name or not observation.is_open[server]:
             server = self._largest(observation, open_servers(observation))
-        return Choice(server, self._strategy)
+        return Choice(server, plain_strategy(observation, self._seed))
 
 
 class LoadBlindMixture:

@@ -2,14 +2,21 @@
 
 from .check import LoadCheck, LogCheck, MetricCheck, check_logs
 from .check_document import as_document, headline
-from .check_inputs import read_logs
+from .check_inputs import of_server, read_logs
 from .check_statistics import STATISTICS, Comparison, Interval, Spread, bootstrap, compare, repeat_spread, statistics
+from .compare_decisions import Agreement, DecisionFigures, Decisions
+from .compare_document import comparison_document, count_signs, figure_name, headlines
+from .compare_figures import LatencyFigures, ServerFigures, ShareFigures, TierFigures
+from .compare_folders import ConditionComparison, FoldersComparison, compare_folders
+from .compare_inputs import KnownRun, PairedRuns
+from .compare_ranking import Contest, PairSign, Ranking
+from .compare_sources import STEPS, Difference, LoadBin, Measures, Sources
 from .fit import Fit, LogQuality, fit_server, fitted_toml
 from .fit_range import extrapolations
 from .pool_file import write_pool
 from .pool_models import MEMBERS, Architecture, Member, num_gpu_blocks
 from .pool_recipes import RECIPES, build_pool, correct, fit_members
-from .predict import as_client_sees, predict
+from .predict import Prediction, as_client_sees, predict, replay
 from .profile import ProfileOptions, ProfileReport, profile_server, record_loads
 from .profile_plan import Ask, Condition
 from .profile_server_file import Stated
@@ -28,39 +35,65 @@ __all__ = [
     "MEMBERS",
     "RECIPES",
     "STATISTICS",
+    "STEPS",
+    "Agreement",
     "Architecture",
     "Ask",
     "Comparison",
     "Condition",
+    "ConditionComparison",
+    "Contest",
+    "DecisionFigures",
+    "Decisions",
+    "Difference",
     "Fit",
+    "FoldersComparison",
     "Interval",
+    "KnownRun",
+    "LatencyFigures",
+    "LoadBin",
     "LoadCheck",
     "LogCheck",
     "LogQuality",
     "MeasuredStep",
+    "Measures",
     "Member",
     "MetricCheck",
+    "PairSign",
+    "PairedRuns",
+    "Prediction",
     "ProfileOptions",
     "ProfileReport",
+    "Ranking",
     "RelativeErrors",
+    "ServerFigures",
+    "ShareFigures",
+    "Sources",
     "Spread",
     "Stated",
     "StepProfile",
+    "TierFigures",
     "as_client_sees",
     "as_document",
     "bootstrap",
     "build_pool",
     "check_logs",
     "compare",
+    "compare_folders",
+    "comparison_document",
     "correct",
+    "count_signs",
     "decode_step",
     "extrapolations",
+    "figure_name",
     "fit_members",
     "fit_server",
     "fit_step_time",
     "fitted_toml",
     "headline",
+    "headlines",
     "num_gpu_blocks",
+    "of_server",
     "predict",
     "predict_s",
     "prefill_step",
@@ -70,6 +103,7 @@ __all__ = [
     "record_loads",
     "relative_errors",
     "repeat_spread",
+    "replay",
     "statistics",
     "write_pool",
 ]

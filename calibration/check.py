@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from inframind.sim import ServerSection, simulate_calls
+from inframind.sim import ServerSection
 
 from .check_inputs import log_names, samples_beside
 from .check_statistics import Comparison, Interval, Spread, bootstrap, compare, repeat_spread, statistics
 from .fingerprint import holds_one_of
 from .fit_range import extrapolations
-from .predict import as_client_sees
+from .predict import replay
 from .profile_plan import WARM_UP
 
 Floats = NDArray[np.float64]
@@ -106,8 +106,8 @@ def check_logs(
                 on_progress(before + num)
 
         sample_s = max(1e-3, float(rows["arrival_s"].iloc[-1]) / _NUM_SAMPLES)
-        run = simulate_calls([server.options()], rows, sample_s=sample_s, on_progress=on_requests)
-        predicted = as_client_sees(rows, run.calls, server)
+        run = replay(rows, server, sample_s=sample_s, on_progress=on_requests)
+        predicted = run.requests
         predicted["sim_tpot_s"] = _tpot_s(predicted, "sim_")
         compared = _without_warm_up(predicted)
         samples, sample_notes = samples_beside(path, server, logs)

@@ -1,5 +1,6 @@
 """What a check reads: logs with measured times, and samples of the queues beside them."""
 
+import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from inframind.traces import SAMPLES, TraceError, read_requests
 _MAX_SHOWN = 20
 _LOGS_OF_FOLDERS = {"calls", "requests"}
 """``calls.parquet`` of a run folder, ``requests.csv`` of a profile: the folder has the name that says something."""
+_QUEUES = ("time_s", "waiting", "running")
 
 
 def read_logs(paths: Iterable[Path], server: ServerSection) -> dict[Path, pd.DataFrame]:
@@ -44,15 +46,30 @@ def samples_beside(path: Path, server: ServerSection, logs: Iterable[Path]) -> t
     if any(other != path and other.parent == path.parent for other in logs):
         return nothing, [f"{source.name} lies beside more than one log, so its queues are not shown."]
     try:
-        samples = pd.read_csv(source) if source.suffix == ".csv" else pd.read_parquet(source)
-        samples = samples.astype(dict.fromkeys(("time_s", "waiting", "running"), "float64"))
+        samples, notes = _read_samples(source)
     except (OSError, ValueError, KeyError) as error:
         return nothing, [f"{source.name} beside the log cannot be used, so its queues are not shown: {error}"]
     if "server" in samples and samples["server"].nunique() > 1:
         samples = samples[samples["server"] == server.name]
         if samples.empty:
             return nothing, [f"{source.name} has nothing on {server.name}, so its queues are not shown."]
-    return samples.reindex(columns=SAMPLES.names).dropna(subset=["time_s", "waiting", "running"]), []
+    return samples.reindex(columns=SAMPLES.names), notes
+
+
+def _read_samples(source: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that are whole: a crash may cut one off, and glue the next one to it."""
+    if source.suffix == ".csv":
+        with source.open(encoding="utf-8", errors="replace", newline="") as text:
+            header, *rows = [row for row in csv.reader(text) if row] or [[]]
+        samples = pd.DataFrame([row for row in rows if len(row) == len(header)], columns=header)
+        num_rows = len(rows)
+    else:
+        samples = pd.read_parquet(source)
+        num_rows = len(samples)
+    numbers = samples[list(_QUEUES)].apply(pd.to_numeric, errors="coerce").astype("float64")
+    samples = samples.assign(**numbers)[numbers.notna().all(axis=1)]
+    num_torn = num_rows - len(samples)
+    return samples, [f"{num_torn:,} of {num_rows:,} rows of {source.name} are not whole and left out."] * (num_torn > 0)
 
 
 def _read_log(path: Path, server: ServerSection) -> pd.DataFrame:
@@ -62,7 +79,7 @@ def _read_log(path: Path, server: ServerSection) -> pd.DataFrame:
     if missing := [name for name in ("ttft_s", "e2e_s") if name not in measured]:
         found = ", ".join(map(str, rows.columns))
         raise TraceError(path, [f"{name}: no measured times to check against; columns: {found}" for name in missing])
-    rows = _of_server(path, rows, server)
+    rows = of_server(path, rows, server.name)
     tokens = rows["prompt_tokens"] + rows["output_tokens"]
     if len(too_long := rows[tokens > limit]):
         problems = [
@@ -74,13 +91,19 @@ def _read_log(path: Path, server: ServerSection) -> pd.DataFrame:
     return rows
 
 
-def _of_server(path: Path, rows: pd.DataFrame, server: ServerSection) -> pd.DataFrame:
-    """The rows of one server and one model: those of a pool's log are told apart by the server's name."""
+def of_server(path: Path, rows: pd.DataFrame, server: str) -> pd.DataFrame:
+    """Return the rows of one server and one model: those of a pool's log are told apart by the server's name.
+
+    Raises
+    ------
+    TraceError
+        The log is of other servers, or of several models.
+    """
     if "server" in rows and rows["server"].nunique() > 1:
         known = sorted(map(str, rows["server"].dropna().unique()))
-        if server.name not in known:
-            raise TraceError(path, [f"server: holds {', '.join(known)}, and the server file is of {server.name!r}"])
-        rows = rows[rows["server"] == server.name].reset_index(drop=True)
+        if server not in known:
+            raise TraceError(path, [f"server: holds {', '.join(known)}, and the server file is of {server!r}"])
+        rows = rows[rows["server"] == server].reset_index(drop=True)
     if "model" in rows and rows["model"].nunique() > 1:
         known = sorted(map(str, rows["model"].dropna().unique()))
         raise TraceError(path, [f"model: one server serves one model, the log has {', '.join(known)}"])

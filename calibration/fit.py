@@ -18,7 +18,7 @@ from inframind.sim import ServerOptions, ServerSection, StepTimeSection
 from inframind.sim.server_file import ClientSection, FittedOn, RequestsFittedOn, SchedulerSection, ServerToFit
 from inframind.traces import TraceError
 
-from .fingerprint import fingerprint
+from .fingerprint import fingerprints
 from .fit_continuation import IMPROVEMENT, SHARES, continued, may_go_on
 from .fit_objective import (
     CLIENT,
@@ -39,9 +39,10 @@ from .fit_objective import (
     Simulated,
     step_time,
 )
-from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume
+from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume, without_own_blocks
+from .fit_parts import part
 from .fit_range import LoadRange, load_range
-from .fit_solver import Solver
+from .fit_solver import Region, Solver, Uncertainty
 from .step_estimates import StepEstimate, estimate_steps, measured_times
 
 Floats = NDArray[np.float64]
@@ -49,10 +50,14 @@ Bools = NDArray[np.bool_]
 
 IMPUTATION_SCALES = (1.0, 0.7, 0.5)
 """Of a start, where the times of many requests are not known."""
-WIDE_RADII = (0.4, 0.2, 0.1)
-"""Regions of the first search, relative to the size of a parameter."""
-CLOSE_RADII = (0.1, 0.05, 0.03)
-"""Regions of the last search."""
+WIDE = (Region(0.3, 2.5), Region(0.1, 2.5))
+"""The first search, from a start without the simulator."""
+CLOSE_RADIUS = 0.07
+"""Of the last search."""
+MIN_CLOSE_RUNS, MAX_CLOSE_RUNS = 3.0, 10.0
+"""In its region, for each parameter: the shorter the logs, the more do the jumps of single requests matter."""
+CLOSE_WORK = 25_000.0
+"""Requests, or as much work, of all runs in that region."""
 MIN_SHORT = 0.05
 """Share of the prompts that must be short to show how many of their tokens ride along."""
 MIN_SPREAD = 1.5
@@ -67,12 +72,19 @@ NUM_IMPUTATIONS = 6
 """Rounds of simulating the requests without times and estimating anew."""
 MIN_MEASURED = 8
 """Fewer measured requests than parameters and one more cannot be fitted."""
-COARSE_WORK = 1_500.0
+COARSE_WORK = 2_000.0
 """Requests, or as much work, that the search for options and a close start look at; then the whole logs are used."""
+NEVER_CUT = 500
+"""So many requests in all are always used."""
+USUAL_SIMULATIONS = 100
+"""Of one stage."""
+LARGE_ERROR = 0.1
+"""Error of a log's mean from which on a remark says so."""
 LOSS_SCALE = 0.05
 """Deviation from which on it counts less than its square, where candidates are compared."""
-BLOCK_WORK = 0.1
-"""Work of simulating one cached block, relative to that of a request."""
+SHARED_BLOCK_WORK, PREEMPTED_BLOCK_WORK = 0.015, 0.1
+"""Work of simulating one block that may be found again, relative to that of a request: where prompts share a start, and
+where preempted requests come back."""
 MAX_WORK = 10_000.0
 """The most that is used at all: about half a second for each simulation."""
 
@@ -169,43 +181,55 @@ class _Fitting:
         self.estimate = estimate_steps([log.times for log in self.logs], tokens)
         self._budget = tokens * (asked.data_parallel_size or 1)
         self._num_simulations = 0
+        self._progress, self._stage_end, self._pace = 0.0, 0.0, 1.0
 
     def run(self) -> Fit:
-        self._on_progress(0.0)
+        self._enter(0.4)
         whole = max(int((log.times.prompt_tokens + log.times.output_tokens).max()) for log in self.logs)
         found = self._coarsely(assume(self.asked, self.estimate, whole))
-        self._on_progress(0.6)
-        objective = Objective(
-            _heads(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting), self.estimate
-        )
+        self._enter(0.95)
+        used = _parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
+        objective = Objective(used, self.estimate, self._on_simulation)
         options = self._options(found.completed, found.completed.scheduler)
+        close = self._close(objective, is_preempting=found.is_preempting)
         free = self._seen(found.parameters)
         solver = Solver(objective, options, found.parameters, free)
-        solver.minimise(CLOSE_RADII)
-        self._on_progress(0.8)
-        identified = solver.uncertainty().is_identified | (np.arange(len(PARAMETERS)) == FIXED)
+        solver.minimise([close])
+        unsure = solver.uncertainty(close)
+        identified = unsure.is_identified | (np.arange(len(PARAMETERS)) == FIXED)
         if not np.array_equal(identified, free):
             tied = _usual_where(~identified, solver.best.parameters)
             solver = Solver(objective, options, tied, identified)
-            solver.minimise(CLOSE_RADII)
-        self._on_progress(0.95)
-        fit = self._result(found, objective, options, solver, identified)
+            solver.minimise([close])
+            unsure = solver.uncertainty(close)
+        fit = self._result(found, objective, solver, unsure, identified)
         self._on_progress(1.0)
         return fit
+
+    def _enter(self, stage_end: float) -> None:
+        """A stage that leads to this share of the work."""
+        self._progress = self._stage_end
+        self._stage_end, self._pace = stage_end, 1.0
+        self._on_progress(self._progress)
+
+    def _on_simulation(self) -> None:
+        """How many more a stage takes is not known: each comes nearer to its end by the same factor."""
+        self._num_simulations += 1
+        self._pace *= 1 - 1 / USUAL_SIMULATIONS
+        self._on_progress(self._stage_end - (self._stage_end - self._progress) * self._pace)
 
     # Stages.
 
     def _coarsely(self, assumed: Completed) -> "_Found":
-        """A close start, on the beginnings of the logs, and what is left open: limits, continuation, scheduling."""
+        """A close start, on parts of the logs, and what is left open: limits, continuation, scheduling."""
         found = self._try(self.logs, assumed)
-        self._on_progress(0.2)
         going_on = [may_go_on(log) for log in self.logs]
         if any(going_on):
             longer = [
                 (share, [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)])
                 for share in SHARES
             ]
-            starts = [self._imputed(self._beginnings(logs), assumed, _start(self.estimate)) for _, logs in longer]
+            starts = [self._imputed(self._coarse(logs), assumed, _start(self.estimate)) for _, logs in longer]
             complete = found
             for index in np.argsort([loss for _, loss in starts])[:NUM_LIKELY].tolist():
                 start, start_loss = starts[index]
@@ -214,7 +238,6 @@ class _Fitting:
                     share, logs = longer[index]
                     other = self._try(logs, assumed, share, start)
                     found = other if other.loss < min(IMPROVEMENT * complete.loss, found.loss) else found
-        self._on_progress(0.4)
         return self._better_way(found) if assumed.tries_async else found
 
     def _try(
@@ -224,7 +247,7 @@ class _Fitting:
         continuation: float = 0.0,
         start: Floats | None = None,
     ) -> "_Found":
-        coarse = self._beginnings(logs)
+        coarse = self._coarse(logs)
         if start is None:
             start = _start(self.estimate)
             if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
@@ -250,8 +273,13 @@ class _Fitting:
         seen[OVERLAP] = seen[PREFILL] and float(np.mean(new < ride_along)) >= MIN_SHORT
         return seen
 
-    def _beginnings(self, logs: Sequence[MeasuredLog]) -> Objective:
-        return Objective(_heads(logs, self.asked, COARSE_WORK), self.estimate)
+    def _coarse(self, logs: Sequence[MeasuredLog]) -> Objective:
+        return Objective(_parts(logs, self.asked, COARSE_WORK), self.estimate, self._on_simulation)
+
+    def _close(self, objective: Objective, *, is_preempting: bool) -> Region:
+        work = sum(float(_work(log, self.asked, is_preempting).sum()) for log in objective.logs)
+        runs = np.clip(CLOSE_WORK / work / len(PARAMETERS), MIN_CLOSE_RUNS, MAX_CLOSE_RUNS)
+        return Region(CLOSE_RADIUS, float(runs))
 
     def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> tuple[Floats, float]:
         """A start, and its loss, for logs of which some requests have no times: they get simulated ones, over and over.
@@ -275,13 +303,11 @@ class _Fitting:
                     for log, ours in zip(times, simulated, strict=True)
                 ]
                 parameters = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
-        self._num_simulations += coarse.num_simulations
-        coarse.num_simulations = 0
         return best, best_loss
 
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given."""
-        coarse = self._beginnings(found.logs)
+        coarse = self._coarse(found.logs)
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": True})
         completed = replace(found.completed, scheduler=scheduler)
         other = self._solved(found.logs, coarse, completed, found.parameters, found.continuation)
@@ -296,26 +322,28 @@ class _Fitting:
     ) -> "_Found":
         free = self._seen(start)
         start = _usual_where(~free, start)
-        options = self._options(completed, completed.scheduler)
+        options = self._options(completed, without_own_blocks(completed.scheduler, logs))
         solver = Solver(coarse, options, start, free)
-        solver.minimise(WIDE_RADII)
+        solver.minimise(WIDE)
         if completed.estimated_blocks:
             engines = completed.data_parallel_size
             search = Search(coarse, lambda s: self._options(completed, s), solver.best.parameters, engines)
             completed = replace(completed, scheduler=search.refined_blocks(completed.scheduler))
-            solver = Solver(coarse, self._options(completed, completed.scheduler), solver.best.parameters, free)
-            solver.minimise(CLOSE_RADII[:1])
+            solver = Solver(
+                coarse,
+                self._options(completed, without_own_blocks(completed.scheduler, logs)),
+                solver.best.parameters,
+                free,
+            )
+            solver.minimise(WIDE[-1:])
         loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
-        self._num_simulations += coarse.num_simulations
         return _Found(logs, completed, solver.best.parameters, loss, continuation, coarse.is_preempting)
 
     # The result.
 
-    def _result(self, found: _Found, objective: Objective, options: ServerOptions, solver: Solver, free: Bools) -> Fit:
+    def _result(self, found: _Found, objective: Objective, solver: Solver, unsure: Uncertainty, free: Bools) -> Fit:
         completed, parameters = found.completed, solver.best.parameters
-        unsure = solver.uncertainty()
         simulated = solver.best.simulated
-        self._num_simulations += objective.num_simulations
         quality = tuple(
             _quality(log, ours, len(asked.requests))
             for log, ours, asked in zip(objective.logs, simulated, self.logs, strict=True)
@@ -323,9 +351,10 @@ class _Fitting:
         names = _names(free)
         std_errors = _std_errors(parameters, unsure.std_errors)
         errors = _pooled_errors(objective.logs, simulated)
-        off = [np.abs(part) for part in objective.deviations(simulated)[1::3]]
-        ranges = [load_range(log.requests, log.times.first_token_s, log.times.end_s) for log in self.logs]
-        fitted_on = _fitted_on(self.logs, ranges, np.concatenate(off), errors, completed, names)
+        pairs = [_pairs(log, ours)["E2E"] for log, ours in zip(objective.logs, simulated, strict=True)]
+        off = [np.abs(ours / measured - 1) for ours, measured in pairs]
+        ranges = [load_range(log.requests, log.times.first_token_s, log.times.end_s) for log in objective.logs]
+        fitted_on = _fitted_on(self.logs, objective.logs, ranges, np.concatenate(off), errors, completed, names)
         steps = step_time(parameters)
         server = ServerSection(
             name=self.asked.name,
@@ -350,7 +379,7 @@ class _Fitting:
             std_errors=std_errors,
             not_identified=names,
             quality=quality,
-            remarks=(*completed.remarks, *_remarks(names, self.logs, objective.logs, found)),
+            remarks=(*completed.remarks, *_remarks(names, self.logs, objective.logs, found), *_large_errors(quality)),
             num_simulations=self._num_simulations,
         )
 
@@ -403,23 +432,24 @@ def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> Measured
     log = MeasuredLog(name, requests, times)
     if log.num_measured < MIN_MEASURED:
         raise TraceError(
-            name, [f"{log.num_measured} of {len(requests)} requests have ttft_s and e2e_s, a fit needs {MIN_MEASURED}"]
+            name,
+            [
+                f"{log.num_measured} of {len(requests)} requests have ttft_s and e2e_s greater than 0, "
+                f"a fit needs {MIN_MEASURED}"
+            ],
         )
     return log
 
 
-def _heads(
+def _parts(
     logs: Sequence[MeasuredLog], asked: ServerToFit, work: float, *, is_preempting: bool = False
 ) -> list[MeasuredLog]:
-    """The beginnings of the logs that are so much work together: the server is empty at none of their other places."""
+    """Of each log the same share, so that all is so much work together."""
     costs = [_work(log, asked, is_preempting) for log in logs]
     total = float(sum(cost.sum() for cost in costs))
-    if total <= work:
+    if total <= work or sum(len(log.requests) for log in logs) <= NEVER_CUT:
         return list(logs)
-    return [
-        log.head(max(2 * MIN_MEASURED, int(np.searchsorted(np.cumsum(cost), cost.sum() * work / total))))
-        for log, cost in zip(logs, costs, strict=True)
-    ]
+    return [part(log, cost, work / total) for log, cost in zip(logs, costs, strict=True)]
 
 
 def _work(log: MeasuredLog, asked: ServerToFit, is_preempting: bool) -> Floats:
@@ -427,7 +457,7 @@ def _work(log: MeasuredLog, asked: ServerToFit, is_preempting: bool) -> Floats:
     if not (asked.scheduler.enable_prefix_caching and (is_preempting or log.times.cached_tokens.any())):
         return np.ones(len(log.requests))
     blocks = (log.times.prompt_tokens + log.times.output_tokens) / asked.scheduler.block_size
-    return np.asarray(1 + BLOCK_WORK * blocks)
+    return np.asarray(1 + (PREEMPTED_BLOCK_WORK if is_preempting else SHARED_BLOCK_WORK) * blocks)
 
 
 def _names(free: Bools) -> tuple[str, ...]:
@@ -493,6 +523,7 @@ def _pooled_errors(logs: Sequence[MeasuredLog], simulated: Sequence[Simulated]) 
 
 def _fitted_on(
     logs: Sequence[MeasuredLog],
+    used: Sequence[MeasuredLog],
     ranges: Sequence[LoadRange],
     off: Floats,
     errors: Mapping[str, float],
@@ -506,15 +537,15 @@ def _fitted_on(
     return FittedOn(
         source="request logs, fitted through the simulator",
         licence="as the logs",
-        num_points=sum(log.num_measured for log in logs),
+        num_points=sum(log.num_measured for log in used),
         error_p50=float(np.quantile(off, 0.5)),
         error_p95=float(np.quantile(off, 0.95)),
-        max_prefill_tokens=min(budget, int(sum(log.times.prompt_tokens.sum() for log in logs))),
+        max_prefill_tokens=min(budget, max(r.max_prefill_tokens for r in ranges)),
         max_num_decodes=max(1, num_running),
         max_context_tokens=max(1, int(max(r.max_context_tokens for r in ranges))),
         requests=RequestsFittedOn(
             logs=tuple(log.name for log in logs),
-            fingerprints=tuple(fingerprint(log.requests) for log in logs),
+            fingerprints=tuple(each for log in logs for each in fingerprints(log.requests)),
             max_rate_per_s=max(r.max_rate_per_s for r in ranges),
             max_prompt_tokens=max_prompt,
             max_output_tokens=max(r.max_output_tokens for r in ranges),
@@ -523,6 +554,16 @@ def _fitted_on(
             not_identified=not_identified,
         ),
     )
+
+
+def _large_errors(quality: Sequence[LogQuality]) -> list[str]:
+    return [
+        f"{log.name}: mean {name} is off by {error:+.0%}: the model does not explain these times. Do the server file's "
+        "options hold for this log, was the server idle before it, and did nobody else use it?"
+        for log in quality
+        for name, error in log.errors.items()
+        if abs(error) > LARGE_ERROR
+    ]
 
 
 _WHY = {
@@ -558,9 +599,11 @@ def _remarks(
     if found.completed.estimated_blocks:
         blocks = found.completed.scheduler.num_blocks
         remarks.append(f"num_blocks is not given: {blocks}, estimated from waiting and preemptions")
-    for log, part in zip(logs, used, strict=True):
+    for log, taken in zip(logs, used, strict=True):
         if (num := len(log.requests) - log.num_measured) > 0:
             remarks.append(f"{log.name}: {num:,} requests without times load the server and are not compared")
-        if len(part.requests) < len(log.requests):
-            remarks.append(f"{log.name}: the first {len(part.requests):,} of {len(log.requests):,} requests are used")
+        if len(taken.requests) < len(log.requests):
+            remarks.append(
+                f"{log.name}: {len(taken.requests):,} of {len(log.requests):,} requests are used, from all over the log"
+            )
     return remarks

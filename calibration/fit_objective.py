@@ -6,7 +6,7 @@ Large deviations count less than their square (soft L1, by iteratively reweighti
 not pull the fit.
 
 A residual is the mean of a deviation over requests that are alike: in the length of the prompt, of the output, in when
-they came, in what was found there, in how long they took. For decisions of the scheduler make the time of a single
+they came, in what was found there. For decisions of the scheduler make the time of a single
 request jump as a parameter moves, here up and there down: its derivative is mostly noise, that of a mean is not. The
 means of TTFT, E2E and TPOT of a whole log, in seconds, are residuals too.
 
@@ -14,7 +14,7 @@ A model of a few parameters is good to a per cent or a few, so a group counts no
 the logs do not tell at this precision is held at usual values by a prior.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from inframind.sim import CallRun, ServerOptions, StepTime, simulate_calls
 
+from .predict import client_times
 from .step_estimates import MeasuredTimes, StepEstimate
 
 Floats = NDArray[np.float64]
@@ -44,7 +45,7 @@ USUAL_TOKENS_PER_FIXED = 300.0
 """``fixed_s / prefill_token_s`` of dense models on GPUs: 150 (RTX 4090) to 360 (H100) in the public runs."""
 USUAL_DECODE_SHARE = 0.003
 """``decode_s / fixed_s``: 0.002 to 0.007 in the public runs."""
-USUAL_OVERLAP = 0.15
+USUAL_OVERLAP, OVERLAP_SPREAD = 0.15, 0.15
 """0.1 to 0.3 in the public runs."""
 
 USUAL_CONTEXT_SHARE = 5e-6
@@ -88,14 +89,6 @@ class MeasuredLog:
         """Requests with both times."""
         return int(np.isfinite(self.times.ttft_s).sum())
 
-    def head(self, num: int) -> "MeasuredLog":
-        """The first so many requests. Those that later ones slowed down are not compared, if enough others are left."""
-        fields = {name: getattr(self.times, name)[:num] for name in MeasuredTimes.__slots__}
-        is_free = self.times.end_s[:num] <= self.times.arrival_s[num]
-        if is_free.sum() >= num / 10:
-            fields |= {name: np.where(is_free, fields[name], np.nan) for name in ("ttft_s", "e2e_s")}
-        return MeasuredLog(self.name, self.requests.iloc[:num], MeasuredTimes(**fields))
-
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
@@ -125,8 +118,20 @@ def step_time(parameters: Floats) -> StepTime:
     )
 
 
-def run_log(options: ServerOptions, requests: pd.DataFrame, *, is_preempting: bool = False) -> CallRun:
-    """Replay a log on one server, from empty.
+def moved_as_usual(parameters: Floats, index: int, sign: int) -> Floats:
+    """The parameters, one of them a standard deviation of the prior up or down: how little is known of it at least."""
+    moved = parameters.copy()
+    if index == OVERLAP:
+        moved[index] = max(0.0, USUAL_OVERLAP + sign * OVERLAP_SPREAD)
+    else:
+        moved[index] *= USUAL_FACTOR**sign
+    return moved
+
+
+def run_log(
+    options: ServerOptions, requests: pd.DataFrame, *, client_s: float = 0.0, is_preempting: bool = False
+) -> CallRun:
+    """Replay a log on one server, from empty; ``client_s`` as in `inframind.sim.simulate_calls`.
 
     Keeping blocks for later is costly to simulate, and without shared prefixes of no effect unless a request is
     preempted and finds its own blocks again: then it is simulated after all, at once if that is likely
@@ -135,10 +140,10 @@ def run_log(options: ServerOptions, requests: pd.DataFrame, *, is_preempting: bo
     scheduler = options.scheduler
     if scheduler.enable_prefix_caching and not is_preempting and not may_share(requests):
         without = replace(options, scheduler=replace(scheduler, enable_prefix_caching=False))
-        run = simulate_calls([without], requests, sample_s=None)
+        run = simulate_calls([without], requests, client_s=client_s, sample_s=None)
         if not run.calls["num_preemptions"].any():
             return run
-    return simulate_calls([options], requests, sample_s=None)
+    return simulate_calls([options], requests, client_s=client_s, sample_s=None)
 
 
 def may_share(requests: pd.DataFrame) -> bool:
@@ -160,13 +165,10 @@ def _groups_of(times: MeasuredTimes, rows: NDArray[np.bool_]) -> list[NDArray[np
     ends = np.sort(times.end_s[rows])
     there = np.arange(len(rows)) - np.searchsorted(ends, times.arrival_s, side="right")
     found = []
-    for chosen, took in (
-        (rows, times.ttft_s),
-        (rows, times.e2e_s),
-        (rows & (times.output_tokens > 1), times.tpot_s),
-    ):
+    # Never by how long they took: part of that is by chance, and its extremes would look like the model's error.
+    for chosen in (rows, rows, rows & (times.output_tokens > 1)):
         num = int(chosen.sum())
-        keys = (times.prompt_tokens - times.cached_tokens, times.output_tokens, times.arrival_s, there, took)
+        keys = (times.prompt_tokens - times.cached_tokens, times.output_tokens, times.arrival_s, there)
         num_groups = int(np.clip(num // GROUP, 1, MAX_GROUPS))
         groups = np.empty((len(keys), num), dtype=np.int64)
         for row, key in enumerate(keys):
@@ -176,28 +178,42 @@ def _groups_of(times: MeasuredTimes, rows: NDArray[np.bool_]) -> list[NDArray[np
     return found
 
 
+def idle_starts(log: MeasuredLog) -> NDArray[np.int64]:
+    """The rows that found the server idle; the first is one.
+
+    A request without times may be open for ever: after it, only a new ``condition`` of a profile begins on an idle
+    server.
+    """
+    arrival = log.times.arrival_s
+    ends = log.times.end_s
+    open_until = np.maximum.accumulate(np.where(np.isnan(ends), np.inf, ends))
+    is_idle = np.concatenate([[True], arrival[1:] >= open_until[:-1]])
+    if "condition" in log.requests:
+        known_until = np.maximum.accumulate(np.where(np.isnan(ends), -np.inf, ends))
+        condition = log.requests["condition"]
+        is_new = (condition != condition.shift()).to_numpy()
+        is_idle[1:] |= is_new[1:] & (arrival[1:] >= known_until[:-1])
+    return np.flatnonzero(is_idle)
+
+
 def with_pauses(log: MeasuredLog) -> pd.DataFrame:
-    """The requests, later by a pause wherever the measured server had nothing to do.
+    """Return the requests, later by a pause wherever the measured server had nothing to do.
 
     So the simulated server is empty at every moment at which the measured one was, even if it is slower. Otherwise it
     would still be busy when the next request of a client comes that sends one after the other, and the fit would shun
     what is slow more than what is fast.
     """
-    times = log.times
-    # A request without times may be open for ever; the pauses end with the first of them.
-    open_until = np.maximum.accumulate(np.where(np.isnan(times.end_s), np.inf, times.end_s))
-    arrival = times.arrival_s
-    is_fresh = np.concatenate([[False], arrival[1:] >= open_until[:-1]])
-    starts = np.concatenate([[0], np.flatnonzero(is_fresh)])
-    spans = np.where(is_fresh, np.concatenate([[0.0], open_until[:-1]]), 0.0)[starts]
-    lengths = spans[1:] - arrival[starts[:-1]]
+    arrival = log.times.arrival_s
+    starts = idle_starts(log)
+    known = np.where(np.isnan(log.times.end_s), arrival, log.times.end_s)
+    lengths = np.maximum.reduceat(known, starts) - arrival[starts]
     pauses = np.zeros(len(arrival))
-    pauses[starts[1:]] = PAUSE * lengths
+    pauses[starts[1:]] = PAUSE * lengths[:-1]
     return log.requests.assign(arrival_s=arrival + np.cumsum(pauses))
 
 
 class Objective:
-    """Residuals of one set of logs; `reweighted` gives those of the next round.
+    """Residuals of one set of logs, with weights that `reweigh` sets.
 
     Parameters
     ----------
@@ -205,9 +221,13 @@ class Objective:
         Each is simulated on its own.
     estimate
         What the logs show without a simulator: the scale of the parameters.
+    on_simulation
+        Called after each replay of a log.
     """
 
-    def __init__(self, logs: Sequence[MeasuredLog], estimate: StepEstimate) -> None:
+    def __init__(
+        self, logs: Sequence[MeasuredLog], estimate: StepEstimate, on_simulation: Callable[[], None] = lambda: None
+    ) -> None:
         self.logs = logs
         self.units = np.array(
             [
@@ -233,7 +253,7 @@ class Objective:
         """Of TTFT, E2E and TPOT of the first log, and so on."""
         self._weights = [np.ones(groups.shape[1]) for groups in self._groups]
         self._is_usual = [np.ones(groups.shape[1], dtype=bool) for groups in self._groups]
-        self.num_simulations = 0
+        self._on_simulation = on_simulation
 
     def simulate(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
         """Replay each log."""
@@ -241,14 +261,10 @@ class Objective:
         client_s = float(parameters[CLIENT])
         simulated = []
         for i, requests in enumerate(self._requests):
-            calls = run_log(options, requests, is_preempting=self._is_preempting[i]).calls
+            calls = run_log(options, requests, client_s=client_s, is_preempting=self._is_preempting[i]).calls
             self._is_preempting[i] = bool(calls["num_preemptions"].any())
-            self.num_simulations += 1
-            served = (calls["outcome"] == "finished").to_numpy()
-            ttft, e2e = (calls[name].to_numpy(dtype=np.float64) for name in ("ttft_s", "e2e_s"))
-            simulated.append(
-                Simulated(np.where(served, ttft + client_s, np.nan), np.where(served, e2e + client_s, np.nan))
-            )
+            self._on_simulation()
+            simulated.append(Simulated(*client_times(calls, client_s)))
         return simulated
 
     def _differences(self, simulated: Sequence[Simulated]) -> list[tuple[Floats, Floats, Floats]]:
@@ -331,7 +347,7 @@ class Objective:
                 _times_usual(parameters[DECODE], fixed * USUAL_DECODE_SHARE),
                 _times_usual(parameters[CONTEXT], fixed * USUAL_CONTEXT_SHARE),
                 _times_usual(parameters[PAIR], prefill * USUAL_PAIR_SHARE),
-                (parameters[OVERLAP] - USUAL_OVERLAP) / 0.15,
+                (parameters[OVERLAP] - USUAL_OVERLAP) / OVERLAP_SPREAD,
                 parameters[CLIENT] / self._step_s,
             ]
         )

@@ -1,17 +1,18 @@
 """Scheduler options that a server file leaves out: estimated from the logs where these show them, else assumed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from inframind.sim import ServerOptions
 from inframind.sim.server_file import SchedulerSection, ServerToFit
 from inframind.traces import ConfigError
 
-from .fit_objective import MIN_SCALE, Objective, may_share
+from .fit_objective import MIN_SCALE, MeasuredLog, Objective, may_share
 from .step_estimates import StepEstimate
 
 Floats = NDArray[np.float64]
@@ -21,7 +22,7 @@ DEFAULT_MAX_NUM_BATCHED_TOKENS = 8192
 IMPROVEMENT = 0.9
 """A limit is taken for real if it brings the loss down to this share, or less."""
 ENGINE_SLACK = 1.15
-"""So many times its slots an engine may seem to run, by the noise of measured times."""
+"""So many times its slots, and one more, an engine may seem to run, by the noise of measured times."""
 SLOT_SHARES = (0.7, 0.8, 0.9, 1.0, 1.1)
 """Of the most that was seen to run."""
 GRID = 9
@@ -64,7 +65,7 @@ def assume(asked: ServerToFit, estimate: StepEstimate, longest: int) -> Complete
     engines = asked.data_parallel_size
     seqs = given.max_num_seqs
     if engines is None:
-        engines = 1 if seqs is None else max(1, ceil(estimate.peak_running / (seqs * ENGINE_SLACK)))
+        engines = 1 if seqs is None else max(1, ceil((estimate.peak_running - 1) / (seqs * ENGINE_SLACK)))
         if engines > 1:
             remarks.append(
                 f"{estimate.peak_running} requests ran at a time, more than max_num_seqs ({seqs}): taken for "
@@ -87,14 +88,22 @@ def assume(asked: ServerToFit, estimate: StepEstimate, longest: int) -> Complete
         scheduler = SchedulerSection(
             **fields, max_num_seqs=seqs, max_num_batched_tokens=tokens, num_blocks=blocks, max_model_len=max_model_len
         )
-    except ValueError as error:
-        raise ConfigError("scheduler", [str(error)]) from None
+    except ValidationError as error:
+        told = [each["msg"].removeprefix("Value error, ") for each in error.errors()]
+        raise ConfigError(f"server {asked.name!r}", [f"scheduler: {each}" for each in told]) from None
     return Completed(engines, scheduler, tuple(remarks), tries_async=given.async_scheduling is None)
 
 
 def ample_blocks(max_num_seqs: int, max_model_len: int, block_size: int) -> int:
     """A KV cache that never limits: each slot could hold a sequence of full length."""
     return 1 + max_num_seqs * -(-max_model_len // block_size)
+
+
+def without_own_blocks(scheduler: SchedulerSection, logs: Sequence[MeasuredLog]) -> SchedulerSection:
+    """The same for a first search: what preempted requests find again of themselves costs time and changes little."""
+    if any(may_share(log.requests) for log in logs):
+        return scheduler
+    return scheduler.model_copy(update={"enable_prefix_caching": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +122,9 @@ class Search:
     engines: int
 
     def loss(self, scheduler: SchedulerSection) -> float:
-        """How far the simulation is off, without weights.
-
-        A preempted request's own blocks are not kept: that is costly and moves the limits little.
-        """
-        if not any(may_share(log.requests) for log in self.objective.logs):
-            scheduler = scheduler.model_copy(update={"enable_prefix_caching": False})
-        simulated = self.objective.simulate(self.options(scheduler), self.parameters)
+        """How far the simulation is off, without weights."""
+        options = self.options(without_own_blocks(scheduler, self.objective.logs))
+        simulated = self.objective.simulate(options, self.parameters)
         return self.objective.robust_loss(simulated, 5 * MIN_SCALE)
 
     def limits(self, completed: Completed, asked: ServerToFit, estimate: StepEstimate) -> Completed:

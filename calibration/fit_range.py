@@ -25,6 +25,8 @@ class LoadRange:
     max_output_tokens: int
     max_num_running: int
     max_context_tokens: float
+    max_prefill_tokens: int
+    """Of the requests that waited for their first token at a time: no step has held more."""
 
 
 def load_range(requests: pd.DataFrame, first_token_s: Floats, end_s: Floats) -> LoadRange:
@@ -34,19 +36,22 @@ def load_range(requests: pd.DataFrame, first_token_s: Floats, end_s: Floats) -> 
     output = requests["output_tokens"].to_numpy(dtype=np.float64)
     is_known = np.isfinite(first_token_s) & np.isfinite(end_s)
     first, end = first_token_s[is_known], end_s[is_known]
-    moments = np.concatenate([first, end])
-    order = np.argsort(moments, kind="stable")
-    running = np.cumsum(np.repeat([1, -1], len(first))[order])
     # A request's context when it ends: while it runs it has no more than that.
-    tokens = (prompt + output)[is_known]
-    context = np.cumsum(np.concatenate([tokens, -tokens])[order])
+    context = _most(first, end, (prompt + output)[is_known])
     return LoadRange(
         max_rate_per_s=_max_rate(arrival),
         max_prompt_tokens=int(prompt.max()),
         max_output_tokens=int(output.max()),
-        max_num_running=int(running.max(initial=0)),
-        max_context_tokens=float(context.max(initial=0.0)),
+        max_num_running=int(_most(first, end, np.ones(len(first)))),
+        max_context_tokens=context,
+        max_prefill_tokens=max(1, int(_most(arrival[is_known], first, prompt[is_known]))),
     )
+
+
+def _most(begin: Floats, end: Floats, amount: Floats) -> float:
+    """The largest sum at one time of what is there from its begin to its end."""
+    order = np.argsort(np.concatenate([begin, end]), kind="stable")
+    return float(np.cumsum(np.concatenate([amount, -amount])[order]).max(initial=0.0))
 
 
 def _max_rate(arrival_s: Floats) -> float:

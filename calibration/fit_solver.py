@@ -1,14 +1,16 @@
 """Least squares through the simulator, without its derivatives.
 
-Decisions of the scheduler make the residuals jump a little wherever a parameter moves, so a difference of two runs
-says little about their slope. Here a linear model of all residuals is fitted to many runs around the present
-parameters, at random, and the least-squares problem of the model is solved within bounds (scipy's ``lsq_linear``);
-then the region gets smaller. That is Gauss-Newton with regression models, as DFO-LS does it (Cartis, Fiala, Marteau and
-Roberts, Improving the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2
-and 4).
+Decisions of the scheduler make the residuals jump wherever a parameter moves: a hair's breadth shifts all later steps,
+and each arrival then finds another part of a step still to go. So neither a difference of two runs nor the cost of a
+single one says much. Here a linear model of all residuals is fitted to many runs around the present parameters, at
+random, which averages the jumps; the least-squares problem of the model is solved within bounds (scipy's
+``lsq_linear``); and a move is kept if the *model* at the new place has less cost than that at the old one. The region
+grows while moves end at its edge, and shrinks when one fails. That is Gauss-Newton with regression models in a trust
+region, as DFO-LS does it (Cartis, Fiala, Marteau and Roberts, Improving the Flexibility and Robustness of Model-Based
+Derivative-Free Optimization Solvers, 2019, sections 2 and 4).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,22 +19,40 @@ from scipy.optimize import lsq_linear
 
 from inframind.sim import ServerOptions
 
-from .fit_objective import OVERLAP, Objective, Simulated
+from .fit_objective import OVERLAP, Objective, Simulated, moved_as_usual
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-RADII = (0.4, 0.2, 0.1, 0.05, 0.03)
-"""Of the regions, relative to the size of a parameter."""
-POINTS = 2.5
-"""Runs in each region for each free parameter."""
-REPEATS = 2
-"""A region is moved so often, if the solution lies at its edge."""
-SMALLEST = 0.1
-"""Size of a parameter that is near 0, in its unit (see `Objective.units`)."""
+MAX_MOVES = 6
+"""In one region."""
+GROWTH = 1.5
+"""Of a region's radius, after a move to its edge."""
+MAX_RADIUS, MAX_REACH = 0.4, 0.7
+REACH = 3.0
+"""A move goes so many radii far at most: slopes that an average of jumps has shown hold beyond it."""
+AT_EDGE = 0.9
+NEAR = 1.5
+"""Runs at up to so many radii belong to a region too."""
+GAIN = 0.03
+"""Share of the cost that a move must promise to be worth its runs."""
+SMALLEST = 0.3
+"""Size of a parameter that is near 0, in its unit (see `Objective.units`): its moves must show beside the jumps."""
 MAX_OVERLAP = 1.0
 NUM_STRETCHES = 20
 """Stretches of time that a log is cut into for the standard errors."""
+NUM_FOLDS = 5
+"""Parts of the runs of a region; each is left out once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A region of the search."""
+
+    radius: float
+    """Relative to the size of a parameter, at first."""
+    runs: float
+    """Runs in it, for each free parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,135 +65,23 @@ class Run:
     simulated: Sequence[Simulated]
 
 
-class Solver:
-    """A search on its way: the runs so far, and the best of them.
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Residuals around a place: ``residuals + jacobian @ (z - center)``."""
 
-    Parameters
-    ----------
-    start
-        Parameters in the order of `PARAMETERS`; those that are not free stay as they are.
-    on_run
-        Called after each run.
-    """
+    center: Floats
+    residuals: Floats
+    jacobian: Floats
+    jumps: Floats
+    """Variance of each residual that no slope explains."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        options: ServerOptions,
-        start: Floats,
-        free: Bools,
-        on_run: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._objective = objective
-        self._options = options
-        self._free = free
-        self._start = start
-        self._on_run = on_run
-        self._random = np.random.default_rng(0)
-        self._upper = np.where(np.arange(len(start)) == OVERLAP, MAX_OVERLAP, np.inf)[free]
-        self._runs: list[Run] = []
-        self.best = self._run(np.clip((start / objective.units)[free], 0.0, self._upper))
-        objective.reweigh(self.best.simulated)
+    @property
+    def cost(self) -> float:
+        return float(self.residuals @ self.residuals)
 
-    def minimise(self, radii: Sequence[float] = RADII) -> Floats:
-        """Search in smaller and smaller regions; returns all parameters."""
-        for radius in radii:
-            self._objective.reweigh(self.best.simulated)
-            self.best = min(self._runs, key=self._cost)
-            for _ in range(1 + REPEATS):
-                if not self._improve(radius):
-                    break
-        return self.best.parameters
-
-    def uncertainty(self, radius: float = 0.05) -> "Uncertainty":
-        """Standard errors from the slopes of the model, with residuals that are alike in a stretch of time as one.
-
-        In a queue, errors of neighbours are one error. So the covariance is the sandwich estimate clustered by
-        stretches of time, ``H^-1 (sum_b g_b g_b^T) H^-1`` with ``H = J^T J`` and ``g_b`` the gradient of stretch b
-        (Cameron and Miller, A Practitioner's Guide to Cluster-Robust Inference, 2015, equation 11): what a bootstrap
-        over these stretches would tend to, without its thousands of simulations. Added are the jumps of the residuals,
-        for the real server's are as large; and it is never less than what follows from the model's own error.
-
-        A parameter is identified if its standard error, without the prior, is less than half of it, or than a tenth of
-        a usual step for what it adds to one.
-        """
-        objective = self._objective
-        self._sample(self.best.z, radius)
-        _, jacobian, jumps = self._model(self.best.z, radius)
-        data = jacobian[: -objective.num_prior]
-        inverse = np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12)
-        scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
-        scores -= scores.mean(axis=1, keepdims=True)
-        num = scores.shape[1]
-        meat = num / (num - 1) * scores @ scores.T + (data.T * jumps[: -objective.num_prior]) @ data
-        variance = np.maximum(np.diag(inverse @ meat @ inverse), np.diag(inverse))
-
-        # Without the prior: a ridge far below any information stands in for what has none at all.
-        information = data.T @ data
-        bare = np.linalg.inv(information + 1e-9 * np.trace(information) * np.eye(len(information)))
-        bare_error = np.sqrt(np.diag(bare))
-        enough = np.where(np.flatnonzero(self._free) == OVERLAP, 0.5, np.maximum(0.5 * self.best.z, 0.1))
-
-        std_errors = np.full(len(self._free), np.nan)
-        std_errors[self._free] = np.sqrt(variance) * objective.units[self._free]
-        is_identified = np.zeros(len(self._free), dtype=bool)
-        is_identified[self._free] = bare_error <= enough
-        return Uncertainty(std_errors, is_identified)
-
-    def _improve(self, radius: float) -> bool:
-        """Solve the model of one region; whether the solution was better and lay at its edge."""
-        center = self.best
-        self._sample(center.z, radius)
-        constant, jacobian, _ = self._model(center.z, radius)
-        reach = 1.5 * radius * self._sizes(center.z)
-        low = np.maximum(-reach, -center.z)
-        high = np.minimum(reach, self._upper - center.z)
-        step = lsq_linear(jacobian, -constant, bounds=(low - 1e-12, high + 1e-12)).x
-        self._run(np.clip(center.z + step, 0.0, self._upper))
-        self.best = min(self._runs, key=self._cost)
-        moved = np.abs(self.best.z - center.z) / reach
-        return self.best is not center and bool((moved > 0.6).any())
-
-    def _sample(self, center: Floats, radius: float) -> None:
-        """Run at random places of the region, so that all in it are enough for a model."""
-        num = int(np.ceil(POINTS * len(center))) - sum(self._is_near(run.z, center, radius) for run in self._runs)
-        for _ in range(num):
-            signs = self._random.choice((-1.0, 1.0), len(center))
-            move = signs * self._random.uniform(0.3, 1.0, len(center)) * radius * self._sizes(center)
-            # At a bound, the other direction is as good.
-            outside = (center + move < 0) | (center + move > self._upper)
-            self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
-
-    def _model(self, center: Floats, radius: float) -> tuple[Floats, Floats, Floats]:
-        """Residuals at the centre, their slopes, and the variance of what no slope explains: least squares over the
-        runs of the region."""
-        near = [run for run in self._runs if self._is_near(run.z, center, radius)]
-        sizes = self._sizes(center)
-        moves = np.array([(run.z - center) / sizes for run in near])
-        rows = np.column_stack([np.ones(len(near)), moves])
-        values = np.array([self._objective.residuals(run.simulated, run.parameters) for run in near])
-        solution = np.linalg.lstsq(rows, values, rcond=None)[0]
-        spare = max(1, len(near) - rows.shape[1])
-        jumps = ((values - rows @ solution) ** 2).sum(axis=0) / spare
-        return solution[0], (solution[1:] / sizes[:, np.newaxis]).T, jumps
-
-    def _is_near(self, z: Floats, center: Floats, radius: float) -> bool:
-        return bool((np.abs(z - center) <= 1.6 * radius * self._sizes(center)).all())
-
-    def _sizes(self, z: Floats) -> Floats:
-        return np.where(np.flatnonzero(self._free) == OVERLAP, 1.0, np.maximum(z, SMALLEST))
-
-    def _run(self, z: Floats) -> Run:
-        parameters = self._start.copy()
-        parameters[self._free] = z * self._objective.units[self._free]
-        run = Run(z, parameters, self._objective.simulate(self._options, parameters))
-        self._runs.append(run)
-        self._on_run()
-        return run
-
-    def _cost(self, run: Run) -> float:
-        residuals = self._objective.residuals(run.simulated, run.parameters)
-        return float(residuals @ residuals)
+    def cost_after(self, step: Floats) -> float:
+        left = self.residuals + self.jacobian @ step
+        return float(left @ left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +91,159 @@ class Uncertainty:
     std_errors: Floats
     """NaN for a parameter that is not free."""
     is_identified: Bools
+
+
+class Solver:
+    """A search on its way: the runs so far, and where it stands.
+
+    Parameters
+    ----------
+    start
+        Parameters in the order of `PARAMETERS`; those that are not free stay as they are.
+    seed
+        Of the places around the present parameters at which the simulator is run.
+    """
+
+    def __init__(
+        self, objective: Objective, options: ServerOptions, start: Floats, free: Bools, *, seed: int = 0
+    ) -> None:
+        self._objective = objective
+        self._options = options
+        self._free = free
+        self._start = start
+        self._random = np.random.default_rng(seed)
+        self._is_overlap: Bools = np.flatnonzero(free) == OVERLAP
+        self._upper = np.where(self._is_overlap, MAX_OVERLAP, np.inf)
+        self._runs: list[Run] = []
+        self.best = self._run(np.clip((start / objective.units)[free], 0.0, self._upper))
+        """The run at the minimum that was found."""
+        objective.reweigh(self.best.simulated)
+
+    def minimise(self, regions: Sequence[Region]) -> Floats:
+        """Search in one region after the other; returns all parameters, in the order of `PARAMETERS`."""
+        center = self.best.z
+        for region in regions:
+            center = self._settle(center, region)
+        self.best = self._run(center)
+        self._objective.reweigh(self.best.simulated)
+        return self.best.parameters
+
+    def _settle(self, center: Floats, region: Region) -> Floats:
+        """Where the model of a region that moves as far as it pays has its minimum."""
+        radius = region.radius
+        num = int(np.ceil(region.runs * len(center)))
+        self._objective.reweigh(min(self._runs, key=lambda run: self._distance(run.z, center)).simulated)
+        model = self._sampled(center, radius, num)
+        for _ in range(MAX_MOVES):
+            step = self._step(model, radius)
+            if model.cost_after(step) > (1 - GAIN) * model.cost:
+                break
+            moved = self._sampled(model.center + step, radius, num)
+            if moved.cost > model.cost:
+                return model.center
+            if self._distance(moved.center, model.center) > AT_EDGE * REACH * radius:
+                radius = min(GROWTH * radius, MAX_RADIUS)
+            model = moved
+        return model.center + self._step(model, radius)
+
+    def uncertainty(self, region: Region) -> Uncertainty:
+        """Standard errors from the slopes of the model, with residuals that are alike in a stretch of time as one.
+
+        In a queue, errors of neighbours are one error. So the covariance is the sandwich estimate clustered by
+        stretches of time, ``H^-1 (sum_b g_b g_b^T) H^-1`` with ``H = J^T J`` and ``g_b`` the gradient of stretch b
+        (Cameron and Miller, A Practitioner's Guide to Cluster-Robust Inference, 2015, equation 11): what a bootstrap
+        over these stretches would tend to, without its thousands of simulations. Added are the jumps of the residuals,
+        for the real server's are as large, and how far the minimum moves with the runs that it was found by (the
+        jackknife over `NUM_FOLDS` parts of them), and how far it moves with each parameter that is held at a usual
+        value, if that is off by what is usual; and it is never less than what follows from the model's own error.
+
+        A parameter is identified if its standard error, without the prior, is less than half of it, or than a tenth of
+        a usual step for what it adds to one.
+        """
+        objective = self._objective
+        model = self._sampled(self.best.z, region.radius, int(np.ceil(region.runs * len(self.best.z))))
+        data = model.jacobian[: -objective.num_prior]
+        inverse = np.linalg.pinv(model.jacobian.T @ model.jacobian, rcond=1e-12)
+        scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
+        scores -= scores.mean(axis=1, keepdims=True)
+        num = scores.shape[1]
+        meat = num / (num - 1) * scores @ scores.T + (data.T * model.jumps[: -objective.num_prior]) @ data
+        variance = np.maximum(np.diag(inverse @ meat @ inverse), np.diag(inverse))
+        variance += self._search_variance(model.center, region.radius)
+        variance += self._tied_variance(inverse @ data.T)
+
+        # Without the prior: a ridge far below any information stands in for what has none at all.
+        information = data.T @ data
+        bare = np.linalg.inv(information + 1e-9 * np.trace(information) * np.eye(len(information)))
+        bare_error = np.sqrt(np.diag(bare))
+        enough = np.where(self._is_overlap, 0.5, np.maximum(0.5 * self.best.z, 0.1))
+
+        std_errors = np.full(len(self._free), np.nan)
+        std_errors[self._free] = np.sqrt(variance) * objective.units[self._free]
+        is_identified = np.zeros(len(self._free), dtype=bool)
+        is_identified[self._free] = bare_error <= enough
+        return Uncertainty(std_errors, is_identified)
+
+    def _search_variance(self, center: Floats, radius: float) -> Floats:
+        runs = self._near(center, radius)
+        found = []
+        for fold in range(NUM_FOLDS):
+            model = self._model(center, [run for i, run in enumerate(runs) if i % NUM_FOLDS != fold])
+            found.append(self._step(model, radius))
+        return np.asarray((NUM_FOLDS - 1) * np.var(found, axis=0))
+
+    def _tied_variance(self, response: Floats) -> Floats:
+        """``response`` is how far the minimum moves with each residual."""
+        variance = np.zeros(len(response))
+        for index in np.flatnonzero(~self._free).tolist():
+            up, down = (self._data_residuals(moved_as_usual(self.best.parameters, index, sign)) for sign in (1, -1))
+            variance += (response @ (up - down) / 2) ** 2
+        return variance
+
+    def _data_residuals(self, parameters: Floats) -> Floats:
+        simulated = self._objective.simulate(self._options, parameters)
+        return self._objective.residuals(simulated, parameters)[: -self._objective.num_prior]
+
+    def _step(self, model: _Model, radius: float) -> Floats:
+        """To the minimum of the model in its region."""
+        reach = min(REACH * radius, MAX_REACH) * self._sizes(model.center)
+        low = np.maximum(-reach, -model.center)
+        high = np.minimum(reach, self._upper - model.center)
+        step = lsq_linear(model.jacobian, -model.residuals, bounds=(low - 1e-12, high + 1e-12)).x
+        return np.asarray(np.clip(step, low, high))
+
+    def _sampled(self, center: Floats, radius: float, num: int) -> _Model:
+        """A model of a region, with runs at random places of it until it has so many."""
+        for _ in range(num - len(self._near(center, radius))):
+            signs = self._random.choice((-1.0, 1.0), len(center))
+            move = signs * self._random.uniform(0.3, 1.0, len(center)) * radius * self._sizes(center)
+            # At a bound, the other direction is as good.
+            outside = (center + move < 0) | (center + move > self._upper)
+            self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
+        return self._model(center, self._near(center, radius))
+
+    def _model(self, center: Floats, runs: Sequence[Run]) -> _Model:
+        sizes = self._sizes(center)
+        moves = np.array([(run.z - center) / sizes for run in runs])
+        rows = np.column_stack([np.ones(len(runs)), moves])
+        values = np.array([self._objective.residuals(run.simulated, run.parameters) for run in runs])
+        solution = np.linalg.lstsq(rows, values, rcond=None)[0]
+        jumps = ((values - rows @ solution) ** 2).sum(axis=0) / max(1, len(runs) - rows.shape[1])
+        return _Model(center, solution[0], (solution[1:] / sizes[:, np.newaxis]).T, jumps)
+
+    def _near(self, center: Floats, radius: float) -> list[Run]:
+        return [run for run in self._runs if self._distance(run.z, center) <= NEAR * radius]
+
+    def _distance(self, z: Floats, center: Floats) -> float:
+        """In the direction in which it is largest, relative to the sizes of the parameters."""
+        return float((np.abs(z - center) / self._sizes(center)).max(initial=0.0))
+
+    def _sizes(self, z: Floats) -> Floats:
+        return np.where(self._is_overlap, 1.0, np.maximum(z, SMALLEST))
+
+    def _run(self, z: Floats) -> Run:
+        parameters = self._start.copy()
+        parameters[self._free] = z * self._objective.units[self._free]
+        run = Run(z, parameters, self._objective.simulate(self._options, parameters))
+        self._runs.append(run)
+        return run

@@ -44,7 +44,8 @@ COMPUTE_RATIO = 2250 / 989
 
 BOTTLENECK = "deepseek-r1-32b"
 CALLS_PER_S = 0.40
-"""Of the 32B server with 16 calls running: 1,000 calls in about 2,450 s, published for MoA at 200 queries/min."""
+"""Of the 32B server with 16 calls running: 1,000 calls in about 2,450 s, inferred from MoA's latencies at 200
+queries/min."""
 NUM_CALLS = 1000
 PROMPT_TOKENS = 1000
 OUTPUT_TOKENS = (352, 2048)

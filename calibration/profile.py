@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import platform
 import random
@@ -30,7 +31,7 @@ from inframind.live import (
 from inframind.traces import ConfigError
 
 from .profile_log import COMPLETE, STOPPED, ProfileLog, Stay
-from .profile_plan import Ask, Condition, Ended, Limits, Sweep
+from .profile_plan import WARM_UP, Ask, Condition, Ended, Limits, Sweep
 from .profile_server_file import Option, Stated, scheduler_options, server_file, server_name
 
 POLL_S = 0.5
@@ -41,6 +42,8 @@ TOKEN_IDS = (1000, 30_000)
 """Ids for prompts: beyond the special ones of usual tokenizers, within the smallest usual vocabulary."""
 FIXED_FACTS = ("model", "version", "max_model_len", "num_gpu_blocks", "block_size", "enable_prefix_caching")
 """Another value of one of these is another server."""
+BLOCKS_TOLERANCE = 0.02
+"""So far may ``num_gpu_blocks`` be off: a restarted server measures its free memory anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class ProfileReport:
     conditions: Mapping[str, Ended]
     num_requests: int
     num_finished: int
+    remarks: tuple[str, ...]
+    """What a resumed profile found changed, for the person."""
 
 
 def profile_server(
@@ -135,10 +140,10 @@ async def _record(
 ) -> ProfileReport:
     async with Client(options.url, api_key=api_key, timeout_s=options.timeout_s) as client:
         facts = await read_facts(client, options.model)
-        with ProfileLog(folder, resume=resume) as log:
-            if resume:
-                _check_same(log, facts, options)
-            log.write_facts(await _described(client, log, facts, options))
+        described = await _described(client, facts, options)
+        with ProfileLog(folder, None if resume else described) as log:
+            remarks = _changes(log, facts, options) if resume else ()
+            log.write_facts(described | {"started_at": log.facts["started_at"]})
             runner = LoadRunner(client, facts, log, on_progress)
             try:
                 await runner.watched(work(runner, _limits(facts, options)))
@@ -146,12 +151,14 @@ async def _record(
                 found = scheduler_options(facts, options.stated, log)
                 log.write_facts(log.facts | {"client": log.facts["client"] | runner.lateness()})
                 log.write_tables(server_file(facts, found))
-            return ProfileReport(facts, found, log.ended(), len(log.requests), log.num_finished)
+            return ProfileReport(facts, found, log.ended(), len(log.requests), log.num_finished, remarks)
 
 
 async def _sweep(runner: "LoadRunner", limits: Limits) -> None:
-    """Run the conditions that are not complete yet."""
+    """Run the conditions that are not complete yet, and the warm-up for each process of the server."""
     complete = runner.log.ended()
+    if not runner.is_warm:
+        complete.pop(WARM_UP, None)
     steps = Sweep(limits).conditions()
     condition = next(steps, None)
     while condition is not None:
@@ -203,6 +210,19 @@ class LoadRunner:
         """The profile's clock."""
         return time.monotonic() - self._origin_s
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the server has had its warm-up since it was started, as far as it tells when that was."""
+        return any(
+            (stay.condition, stay.outcome, stay.process_start_s) == (WARM_UP, COMPLETE, self._process_start_s)
+            for stay in self.log.stays
+        )
+
+    @property
+    def _process_start_s(self) -> float | None:
+        start_s = self._facts.process_start_s
+        return None if math.isnan(start_s) else start_s
+
     async def watched(self, work: Coroutine[None, None, None]) -> None:
         """Run ``work`` while ``/metrics`` is polled.
 
@@ -242,7 +262,7 @@ class LoadRunner:
             raise _first(errors) from None
         finally:
             steps = {f"{bound:g}": count - steps_before.get(bound, 0.0) for bound, count in steps_after.items()}
-            stay = Stay(condition.name, attempt, begin_s, self.now_s, outcome, steps)
+            stay = Stay(condition.name, attempt, begin_s, self.now_s, outcome, steps, self._process_start_s)
             self.log.end(stay)
         ended = self.log.shown(stay)
         if not ended.answers:
@@ -265,25 +285,25 @@ class LoadRunner:
                 call = self._call(condition.name, attempt, ask)
                 due_s = begin_s + ask.at_s
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-                tasks.create_task(self._one(condition.name, attempt, ask, call, due_s))
+                tasks.create_task(self._one(condition, attempt, ask, call, due_s))
 
     async def _closed_loop(self, condition: Condition, attempt: int) -> None:
         until_s = time.monotonic() + condition.window_s
         asks = iter(condition.asks)
         async with asyncio.TaskGroup() as tasks:
             for _ in range(condition.concurrency or 1):
-                tasks.create_task(self._worker(condition.name, attempt, asks, until_s))
+                tasks.create_task(self._worker(condition, attempt, asks, until_s))
 
-    async def _worker(self, condition: str, attempt: int, asks: Iterator[Ask], until_s: float) -> None:
+    async def _worker(self, condition: Condition, attempt: int, asks: Iterator[Ask], until_s: float) -> None:
         for ask in asks:
-            call = self._call(condition, attempt, ask)
+            call = self._call(condition.name, attempt, ask)
             await self._one(condition, attempt, ask, call, time.monotonic())
             if call.outcome is Outcome.REJECTED:
                 await asyncio.sleep(REJECTED_PAUSE_S)
             if time.monotonic() >= until_s:
                 return
 
-    async def _one(self, condition: str, attempt: int, ask: Ask, call: Call, due_s: float) -> None:
+    async def _one(self, condition: Condition, attempt: int, ask: Ask, call: Call, due_s: float) -> None:
         try:
             await self._client.complete(call, self._facts.model)
         finally:
@@ -353,10 +373,10 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
-async def _described(client: Client, log: ProfileLog, facts: ServerFacts, options: ProfileOptions) -> dict[str, Any]:
-    """What server.json holds; a resumed profile keeps its begin."""
+async def _described(client: Client, facts: ServerFacts, options: ProfileOptions) -> dict[str, Any]:
+    """What server.json holds."""
     return {
-        "started_at": log.facts.get("started_at") or datetime.now(UTC).isoformat(),
+        "started_at": datetime.now(UTC).isoformat(),
         "server": json.loads(json.dumps(asdict(facts)).replace("NaN", "null")),
         "options": options.kept(),
         "stated": asdict(options.stated),
@@ -369,14 +389,19 @@ async def _described(client: Client, log: ProfileLog, facts: ServerFacts, option
     }
 
 
-def _check_same(log: ProfileLog, facts: ServerFacts, options: ProfileOptions) -> None:
-    """Raise ConfigError if this is another server, or another sweep."""
+def _changes(log: ProfileLog, facts: ServerFacts, options: ProfileOptions) -> tuple[str, ...]:
+    """What is new since the profile began, for the person; ConfigError if it is another server, or another sweep."""
     before: dict[str, Any] = log.facts.get("server", {})
-    problems = [
-        f"the server's {name} was {before.get(name)!r}, and is {getattr(facts, name)!r}"
-        for name in FIXED_FACTS
-        if before.get(name) != getattr(facts, name)
-    ]
+    remarks, problems = [], []
+    for name in FIXED_FACTS:
+        then, now = before.get(name), getattr(facts, name)
+        if now == then:
+            continue
+        told = f"the server's {name} was {then!r}, and is {now!r}"
+        if name == "num_gpu_blocks" and then and abs(now - then) <= BLOCKS_TOLERANCE * then:
+            remarks.append(f"{told}: a restart does that, and it is the same server")
+        else:
+            problems.append(told)
     kept: dict[str, Any] = log.facts.get("options", {})
     problems += [
         f"option {name} was {kept.get(name)!r}, and is {value!r}"
@@ -385,3 +410,4 @@ def _check_same(log: ProfileLog, facts: ServerFacts, options: ProfileOptions) ->
     ]
     if problems:
         raise ConfigError(log.folder, problems)
+    return tuple(remarks)

@@ -27,7 +27,7 @@ import pandas as pd
 from inframind.live import Call, Gauges, Outcome
 from inframind.traces import ConfigError
 
-from .profile_plan import WARM_UP, Answer, Ask, Ended
+from .profile_plan import WARM_UP, Answer, Ask, Condition, Ended
 
 REQUESTS_LOG, CONDITIONS_LOG, SAMPLES_LOG, SERVER_FACTS = (
     "requests.jsonl",
@@ -39,7 +39,7 @@ REQUESTS_TABLE, SERVER_FILE = "requests.csv", "server.toml"
 SAMPLES_HEADER = ("time_s", "server", "waiting", "running", "kv_usage")
 COLUMNS = (
     *("arrival_s", "prompt_tokens", "output_tokens", "priority", "prefix_group", "prefix_tokens", "ttft_s", "e2e_s"),
-    *("condition", "attempt", "outcome", "late_s"),
+    *("closed_loop", "condition", "attempt", "outcome", "late_s"),
 )
 COMPLETE, STOPPED = "complete", "stopped"
 
@@ -56,6 +56,8 @@ class Stay:
     """``complete``, or ``stopped``: by the person or by the server."""
     step_tokens: Mapping[str, float]
     """Engine steps of that time by an upper bound of their tokens, where the server tells."""
+    process_start_s: float | None = None
+    """When the server's process began, Unix time; None where it does not tell."""
 
 
 class ProfileLog:
@@ -65,8 +67,8 @@ class ProfileLog:
     ----------
     folder
         Made if it is not there.
-    resume
-        Go on with the profile in ``folder``; otherwise there must be none.
+    begun
+        What server.json of a new profile holds, ``started_at`` among it; None: go on with the profile in ``folder``.
 
     Raises
     ------
@@ -74,11 +76,14 @@ class ProfileLog:
         If there is a profile and should not be one, or the other way round, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, resume: bool) -> None:
+    def __init__(self, folder: Path, begun: dict[str, Any] | None = None) -> None:
         self.folder = folder
-        self.facts: dict[str, Any] = _facts_of(folder, resume=resume)
+        self.facts: dict[str, Any] = _facts_of(folder) if begun is None else begun
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if begun is not None:
+                _make_folder(folder)
+                # Before the logs: whatever happens next, there is a profile to go on with.
+                self.write_facts(begun)
             self._requests, self._conditions, self._samples = (
                 _appendable(folder / name) for name in (REQUESTS_LOG, CONDITIONS_LOG, SAMPLES_LOG)
             )
@@ -116,14 +121,17 @@ class ProfileLog:
         for sink in (self._requests, self._conditions, self._samples):
             os.fsync(sink.fileno())
 
-    def add_request(self, condition: str, attempt: int, ask: Ask, call: Call, origin_s: float, due_s: float) -> None:
+    def add_request(
+        self, condition: Condition, attempt: int, ask: Ask, call: Call, origin_s: float, due_s: float
+    ) -> None:
         """Note a request that was sent and has ended; ``origin_s`` is the profile's begin on the clock of ``call``."""
         if call.sent_s is None:
             return
         prompt, output = call.usage or (ask.prompt_tokens, call.num_chunks)
         line = {
-            "condition": condition,
+            "condition": condition.name,
             "attempt": attempt,
+            "closed_loop": condition.concurrency,
             "outcome": call.outcome.value,
             "detail": call.detail,
             "arrival_s": round(call.sent_s - origin_s, 6),
@@ -132,7 +140,7 @@ class ProfileLog:
             "output_tokens": output,
             "asked_output_tokens": ask.output_tokens,
             "priority": ask.priority,
-            "prefix_group": None if ask.prefix_group is None else f"{condition}-{attempt}-{ask.prefix_group}",
+            "prefix_group": None if ask.prefix_group is None else f"{condition.name}-{attempt}-{ask.prefix_group}",
             "prefix_tokens": ask.prefix_tokens,
             "ttft_s": None if call.first_token_s is None else round(call.first_token_s - call.sent_s, 6),
             "e2e_s": None if call.last_token_s is None else round(call.last_token_s - call.sent_s, 6),
@@ -222,7 +230,7 @@ class ProfileLog:
         ]
         frame = pd.DataFrame(lines, columns=list(COLUMNS))
         return frame.sort_values("arrival_s", kind="stable", ignore_index=True).astype(
-            {"priority": "Int64", "prefix_tokens": "Int64"}
+            {"priority": "Int64", "prefix_tokens": "Int64", "closed_loop": "Int64"}
         )
 
     def write_tables(self, server_file: str) -> None:
@@ -236,15 +244,17 @@ def _times(line: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: line[name] if finished else None for name in ("ttft_s", "e2e_s")}
 
 
-def _facts_of(folder: Path, *, resume: bool) -> dict[str, Any]:
-    path = folder / SERVER_FACTS
-    if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            hint = "--resume goes on with the profile in it" if path.is_file() else "name another folder"
-            raise ConfigError(folder, [f"is there already: {hint}"])
-        return {}
+def _make_folder(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        has_profile = (folder / SERVER_FACTS).is_file()
+        hint = "--resume goes on with the profile in it" if has_profile else "name another folder"
+        raise ConfigError(folder, [f"is there already: {hint}"])
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads((folder / SERVER_FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         facts = None
     if not isinstance(facts, dict) or "started_at" not in facts:

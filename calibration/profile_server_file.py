@@ -16,6 +16,8 @@ from .profile_plan import BURST, PRIORITY, Ended
 ASSUMED_MAX_NUM_SEQS = 1024
 ASSUMED_MAX_NUM_BATCHED_TOKENS = 8192
 KV_IS_FULL = 0.9
+NEARLY_FULL = 0.7
+"""Share of the slots taken while others wait: a step's ended requests have left when the server is polled."""
 FEWEST_IN_QUEUE = 12
 """So many in random order look ordered, with a rank correlation above 0.7, less than once in 100 times."""
 
@@ -92,7 +94,7 @@ def _max_num_seqs(stated: Stated, log: ProfileLog) -> Option:
     # Requests also wait for KV blocks, or, while the batch grows, for their share of max_num_batched_tokens.
     queued = [s["running"] for s in log.samples if s["waiting"] > 0 and s["kv_usage"] < KV_IS_FULL]
     seen = max((s["running"] for s in log.samples), default=0)
-    if queued and max(queued) == seen and median(queued) >= 0.8 * seen:
+    if queued and max(queued) == seen and median(queued) >= NEARLY_FULL * seen:
         return Option("max_num_seqs", seen, f"shown: {seen} ran while others waited")
     cap = min(ASSUMED_MAX_NUM_SEQS, stated.max_num_batched_tokens or ASSUMED_MAX_NUM_SEQS)
     return Option(

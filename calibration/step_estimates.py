@@ -21,6 +21,8 @@ NUM_ROUNDS = 15
 """Of reweighting; the weights have settled by then."""
 PEAK_SHARE = 0.02
 """Of the time in which anything ran: so long a peak must last."""
+STRAGGLER = 5.0
+"""Times the usual time for a token: so slow a request was held up outside the server."""
 MIN_QUIET = 5
 """Fewer requests that found nobody waiting are too few to use."""
 
@@ -78,9 +80,12 @@ class StepEstimate:
 
 
 def measured_times(requests: pd.DataFrame, block_size: int, *, has_prefix_caching: bool) -> MeasuredTimes:
-    """The columns of a log that matter here. Rows without both times are there to load the server only."""
+    """The columns of a log that matter here. Rows without both times are there to load the server only.
+
+    So are those whose times cannot be: 0 or less."""
     times = requests[["ttft_s", "e2e_s"]].to_numpy(dtype=np.float64, copy=True)
-    times[np.isnan(times).any(axis=1)] = np.nan
+    # A time of 0 is what some tools write where they measured none.
+    times[~(times > 0).all(axis=1)] = np.nan
     prompt = requests["prompt_tokens"].to_numpy(dtype=np.float64)
     cached = np.zeros(len(requests))
     if has_prefix_caching and {"prefix_group", "prefix_tokens"} <= set(requests):
@@ -115,17 +120,12 @@ def estimate_steps(
         For each log the first and last token's times of all its requests, as they may have been: those without measured
         times are then part of the batches too.
 
-    Raises
-    ------
-    ValueError
-        If no request has both times and they are greater than 0.
+    Each needs requests with both times, and greater than 0.
     """
     others = [(log.first_token_s, log.end_s) for log in logs] if imputed is None else imputed
     parts = [_Equations.of(log, max_num_batched_tokens, *known) for log, known in zip(logs, others, strict=True)]
     per_token = np.concatenate([part.span_s / part.decodes for part in parts])
     ttft = np.concatenate([log.ttft_s[log.ttft_s > 0] for log in logs])
-    if not ttft.size:
-        raise ValueError("no request has a measured ttft_s and e2e_s greater than 0")
     # With one token each there are no decode steps to time: a quick first token is a step too.
     step_s = float(np.median(per_token)) if per_token.size else float(np.quantile(ttft, 0.1))
     rows = np.vstack([part.span_rows for part in parts] + [part.ttft_rows for part in parts])
@@ -177,6 +177,7 @@ class _Equations:
         batch_first = np.where(is_measured, log.first_token_s, first_s)[is_known]
         batch_end = np.where(is_measured, log.end_s, end_s)[is_known]
         batch = _Batch(batch_first, batch_end, log.prompt_tokens[is_known], log.output_tokens[is_known] - 1)
+        usual = _without_stragglers(batch_first, batch_end, log.output_tokens[is_known] - 1)
         batch_new = (log.prompt_tokens - log.cached_tokens)[is_known]
         batch_pairs = batch_new * log.cached_tokens[is_known] + batch_new * (batch_new + 1) / 2
 
@@ -232,7 +233,7 @@ class _Equations:
             decodes=steps,
             ttft_rows=ttft_rows,
             ttft_s=log.ttft_s[is_measured][is_quiet],
-            peak_running=batch.peak_running(),
+            peak_running=_peak_running(batch_first[usual], batch_end[usual]),
             peak_context_tokens=float(batch.context.max(initial=1.0)),
         )
 
@@ -254,15 +255,6 @@ class _Batch:
         self._running_integral = np.concatenate([[0.0], np.cumsum(self.running * lengths)])
         self._context_integral = np.concatenate([[0.0], np.cumsum(self.context * lengths)])
 
-    def peak_running(self) -> int:
-        """The most that ran for a while: single moments of more are the noise of measured times."""
-        lengths = np.diff(self._edges) * (self.running > 0)
-        order = np.argsort(-self.running)
-        held = np.cumsum(lengths[order])
-        if not held.size or held[-1] <= 0:
-            return 1
-        return max(1, int(self.running[order][np.searchsorted(held, PEAK_SHARE * held[-1])]))
-
     def running_at(self, time_s: Floats) -> Floats:
         begun = np.searchsorted(self._first, time_s, side="right")
         ended = np.searchsorted(self._end, time_s, side="right")
@@ -282,6 +274,26 @@ class _Batch:
 
     def _mean(self, integral: Floats, a: Floats, b: Floats) -> Floats:
         return np.asarray((np.interp(b, self._edges, integral) - np.interp(a, self._edges, integral)) / (b - a))
+
+
+def _without_stragglers(first: Floats, end: Floats, decodes: Floats) -> NDArray[np.bool_]:
+    """Which requests ran as long as their tokens say; a client that reads late sees others as if they still ran."""
+    per_token = (end - first) / np.maximum(decodes, 1)
+    decoded = per_token[decodes > 0]
+    return np.asarray(per_token <= STRAGGLER * np.median(decoded) if decoded.size else decodes <= 0)
+
+
+def _peak_running(first: Floats, end: Floats) -> int:
+    """The most that ran for a while: single moments of more are the noise of measured times."""
+    moments = np.concatenate([first, end])
+    order = np.argsort(moments, kind="stable")
+    running = np.cumsum(np.repeat([1, -1], len(first))[order])[:-1]
+    lengths = np.diff(moments[order]) * (running > 0)
+    by_size = np.argsort(-running, kind="stable")
+    held = np.cumsum(lengths[by_size])
+    if not held.size or held[-1] <= 0:
+        return 1
+    return max(1, int(running[by_size][np.searchsorted(held, PEAK_SHARE * held[-1])]))
 
 
 def _line_sums(time_s: Floats, constant: Floats, slope: Floats) -> Floats:

@@ -1,11 +1,14 @@
-"""``inframind bench``: how fast the simulator and the latency predictors are on this machine."""
+"""``inframind bench``: how fast the simulator, training and the latency predictors are on this machine."""
 
 import argparse
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inframind.calibration.predictor_bench import bench_predictors
-from inframind.sim import bench_sim, bench_workflows
+from inframind.sim import bench_sim, bench_workflows, load_pool
+from inframind.sim.outcomes import OutcomeModel
 
 from .arguments import positive_int
 from .output import print_json, print_table, progress
@@ -33,10 +36,45 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument("--repeats", type=positive_int, default=3, metavar="N", help="runs of each kind (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     parser.set_defaults(run=run_sim)
+    parser = below.add_parser("train", help="training of agents, end to end")
+    parser.add_argument(
+        "--iterations", type=positive_int, default=5, metavar="N", help="batches and updates (default 5)"
+    )
+    parser.add_argument(
+        "--jobs", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    parser.set_defaults(run=run_train)
     parser = below.add_parser("predictors", help="latency maps per second, five models and three strategies")
     parser.add_argument("--repeats", type=positive_int, default=3, metavar="N", help="runs of each kind (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     parser.set_defaults(run=run_predictors)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train the default agents for some iterations and print how fast that was."""
+    # Not before it is asked for: torch takes a second to load.
+    from inframind.agents.bench_training import EPOCH_ROLE_STEPS, bench_training
+    from inframind.agents.training_file import Training
+
+    training = Training()
+    pool = load_pool(training.pool, Path())
+    with progress("training", args.iterations) as on_progress:
+        m = bench_training(training, pool, OutcomeModel.shipped(), args.jobs, args.iterations, on_progress)
+    if args.json:
+        print_json(asdict(m))
+        return 0
+    row = [
+        f"{m.jobs}",
+        f"{m.role_steps:,}",
+        f"{m.seconds:.1f}",
+        f"{m.role_steps_per_s:,.0f}",
+        f"{m.learning_share:.0%}",
+        f"{m.epoch_s:.0f}",
+    ]
+    columns = ["processes", "role steps", "seconds", "role steps/s", "of it learning", f"s for {EPOCH_ROLE_STEPS:,}"]
+    print_table(f"training on {training.pool}: simulation, decisions and learning", columns, [row])
+    return 0
 
 
 def run_sim(args: argparse.Namespace) -> int:

@@ -11,11 +11,11 @@ from inframind.sim import ServerSection, load_server
 from inframind.traces import ConfigError, versions
 
 from .output import print_json, print_table, progress, write_whole
+from .report_cells import UNKNOWN
 from .report_check import render_check
 from .report_check_tables import (
     REQUEST_HEADS,
     SHORT,
-    UNKNOWN,
     key_cells,
     key_heads,
     marks,

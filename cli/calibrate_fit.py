@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inframind.calibration import Fit, fit_server, fitted_toml
+from inframind.calibration import Fit, fit_server, fitted_toml, of_server
 from inframind.sim import load_server_to_fit
 from inframind.traces import ConfigError, read_requests
 
@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
         if args.requests.count(path) > 1:
             raise ConfigError(path, ["this request log is named twice"])
     limit = asked.scheduler.max_model_len
-    logs = {str(path): read_requests(path, fmt=args.format, max_model_len=limit) for path in args.requests}
+    logs = {
+        str(path): of_server(path, read_requests(path, fmt=args.format, max_model_len=limit), asked.name)
+        for path in args.requests
+    }
     with progress("fitting", 100) as on_progress:
         fit = fit_server(logs, asked, on_progress=lambda share: on_progress(round(100 * share)))
     write_whole(args.out, fitted_toml(fit.server))

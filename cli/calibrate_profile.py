@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from inframind.calibration import ProfileOptions, ProfileReport, Stated, profile_server
-from inframind.live import RequestError, ServerError
+from inframind.live import AccessError, RequestError, ServerError
 from inframind.traces import ConfigError
 
 from .arguments import positive_int
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=lambda elapsed_s, _: on_progress(min(round(elapsed_s), round(options.budget_s))),
             )
     except ServerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        whence = f"; the key is taken from the environment variable {args.api_key_env}"
+        print(f"error: {error}{whence * isinstance(error, AccessError)}", file=sys.stderr)
         _say_what_is_kept(args.out)
         return 2 if isinstance(error, RequestError) else 1
     except KeyboardInterrupt:
@@ -130,6 +131,8 @@ def _print(report: ProfileReport, folder: Path) -> None:
     )
     for option in report.options:
         print(f"{option.name} = {option.value}: {option.origin}")
+    for remark in report.remarks:
+        print(remark)
     print(f"{report.num_finished:,} of {report.num_requests:,} requests finished; logs in {folder}")
     print(
         "next: inframind calibrate fit", folder / "requests.csv", "--server", folder / "server.toml", "-o FITTED.toml"
@@ -146,4 +149,5 @@ def _as_json(report: ProfileReport, folder: Path) -> dict[str, object]:
         "conditions": {name: len(ended.answers) for name, ended in report.conditions.items()},
         "scheduler": {option.name: option.value for option in report.options},
         "assumed": [option.name for option in report.options if option.is_assumed],
+        "remarks": list(report.remarks),
     }

@@ -1,6 +1,7 @@
 """``inframind evaluate``: policies under schedulers and loads, on the same queries, in one table."""
 
 import argparse
+import hashlib
 import math
 import os
 import tomllib
@@ -21,13 +22,16 @@ from inframind.agents import (
     World,
     cell_to_bytes,
     figures_table,
+    is_folder,
     load_evaluation,
     read_cell,
     summarise_evaluation,
 )
+from inframind.calibration.predictors import LatencyPredictors
 from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import ConfigError, versions
+from inframind.workflows import STRATEGIES
 
 from .arguments import positive_int
 from .output import print_json, print_table, progress, write_frame, write_whole
@@ -60,6 +64,7 @@ def add_parser(commands: "Commands") -> None:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run what is not there yet, write the summary and the report, print the tables."""
     evaluation, pool = load_evaluation(args.evaluation, args.set, _outcomes())
+    _check_learned(evaluation, pool)
     _open_folder(args.out, evaluation, pool)
     _run_cells(args.out, evaluation, pool, args.jobs)
     results = [read_cell(_cell_path(args.out, cell)) for cell in evaluation.cells()]
@@ -76,6 +81,22 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_learned(evaluation: Evaluation, pool: PoolSection) -> None:
+    """Make what was trained once, so that a mistake is told before hours of work.
+
+    Raises
+    ------
+    ConfigError
+        Predictors or a policy whose files are broken, or that do not fit the pool.
+    """
+    world = _world(evaluation.model_dump_json(), pool.model_dump_json())
+    trained = [label for entry, label in zip(evaluation.policies, evaluation.labels, strict=True) if is_folder(entry)]
+    for cell in evaluation.cells():
+        if cell.policy in trained:
+            trained.remove(cell.policy)
+            world.policy(cell)
+
+
 def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection) -> None:
     """Make the folder, or see that what is in it is of the same evaluation.
 
@@ -88,6 +109,7 @@ def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection) -> None:
         "experiment": evaluation.model_dump(mode="json", exclude_none=True),
         "pool": pool.model_dump(mode="json", exclude_none=True),
         "software": _software(),
+        "learned": {folder: _digest(Path(folder)) for folder in _learned(evaluation)},
     }
     if (out / CONFIG).exists():
         before, now = _flat(tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))), _flat(config)
@@ -115,6 +137,20 @@ def _software() -> dict[str, str]:
         "inframind-router": about["packages"].get("inframind-router", ""),
         "git_commit": about["git_commit"] or "none",
     }
+
+
+def _learned(evaluation: Evaluation) -> list[str]:
+    """Folders of what was trained."""
+    predictors = [evaluation.predictors] if evaluation.predictors else []
+    return [entry for entry in evaluation.policies if is_folder(entry)] + predictors
+
+
+def _digest(folder: Path) -> str:
+    """Of what is in a folder of weights: trained anew, it is another policy under the same name."""
+    hashed = hashlib.sha256()
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
+        hashed.update(path.name.encode() + b"\0" + path.read_bytes())
+    return hashed.hexdigest()
 
 
 def _flat(value: object, place: str = "") -> dict[str, object]:
@@ -151,7 +187,27 @@ def _run_cell(evaluation: str, pool: str, cell: Cell) -> CellResult:
 
 @lru_cache(1)
 def _world(evaluation: str, pool: str) -> World:
-    return World(Evaluation.model_validate_json(evaluation), PoolSection.model_validate_json(pool), _outcomes())
+    settings, servers = Evaluation.model_validate_json(evaluation), PoolSection.model_validate_json(pool)
+    return World(settings, servers, _outcomes(), load_predictors(settings, servers))
+
+
+def load_predictors(evaluation: Evaluation, pool: PoolSection) -> LatencyPredictors | None:
+    """Those that the file names, if it does.
+
+    Raises
+    ------
+    ConfigError
+        They are broken, or do not fit the pool.
+    """
+    if evaluation.predictors is None:
+        return None
+    models = [server.model for server in pool.servers]
+    predictors = LatencyPredictors.load(evaluation.predictors, models, list(STRATEGIES))
+    size, ours = predictors.about.embedding_size, _outcomes().bank.embedding.shape[1]
+    if size not in (None, ours):
+        mistake = f"trained with query embeddings of {size} numbers; those of the questions have {ours}"
+        raise ConfigError(evaluation.predictors, [mistake])
+    return predictors
 
 
 @lru_cache(1)

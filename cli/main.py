@@ -9,9 +9,9 @@ from importlib.metadata import version
 from inframind.sim import RecorderError
 from inframind.traces import Mistakes
 
-from . import bench, calibrate, demo, evaluate, sim, simulate
+from . import bench, calibrate, compare, demo, evaluate, live, sim, simulate, train
 
-COMMANDS = (simulate, evaluate, sim, calibrate, demo, bench)
+COMMANDS = (simulate, evaluate, train, live, sim, calibrate, compare, demo, bench)
 """In the order of the help; each module has ``add_parser(commands)``, and its parser a default ``run(args) -> int``."""
 
 

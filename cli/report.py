@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -11,6 +10,7 @@ from markupsafe import Markup
 from inframind.traces import by_tier
 
 from .output import write_whole
+from .report_cells import UNKNOWN, cell
 from .report_figures import latency_curves, queues, tier_bars
 from .report_page import render_page
 from .report_runs import Panels, RunView, rows_of, seconds
@@ -19,7 +19,6 @@ __all__ = ["RunView", "render_report", "write_report"]
 
 MAX_TIERS = 12
 MAX_SERVERS = 10
-_UNKNOWN = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +137,10 @@ def _finding(panels: Panels, load: str, has_deadlines: bool) -> str:
         means = (f"{seconds(run.total['e2e_mean_s'])} under {run.scheduler}" for run in runs)
         return f"At load {load} a call takes {', '.join(means)}, in the mean."
     if len(runs) == 1:
-        return f"At load {load}, {runs[0].scheduler} finishes {_shown(runs[0].total['on_time'], 'share')} on time."
+        return f"At load {load}, {runs[0].scheduler} finishes {cell(runs[0].total['on_time'], 'share')} on time."
     best, *_, worst = sorted(runs, key=lambda run: -float(run.total["on_time"]))
     points = 100 * float(best.total["on_time"] - worst.total["on_time"])
-    shares = [f"{run.scheduler} {_shown(run.total['on_time'], 'share')}" for run in (best, worst)]
+    shares = [f"{run.scheduler} {cell(run.total['on_time'], 'share')}" for run in (best, worst)]
     if points < 0.05:
         return f"At load {load} the schedulers are equal: {shares[0]} on time."
     p99 = " against ".join(seconds(run.total["e2e_p99_s"]) for run in (best, worst))
@@ -168,7 +167,7 @@ def _tier_change(panels: Panels, load: str) -> str | None:
 def _key_row(panels: Panels, load: str, columns: Sequence[_Column]) -> list[list[str]]:
     """For each column, the figure of each scheduler."""
     runs = [panels.runs.get((load, scheduler)) for scheduler in panels.schedulers]
-    return [[_shown(run.total[column.name], column.kind) if run else _UNKNOWN for run in runs] for column in columns]
+    return [[cell(run.total[column.name], column.kind) if run else UNKNOWN for run in runs] for column in columns]
 
 
 def _server_rows(panels: Panels, load: str) -> list[_ServerRows]:
@@ -181,7 +180,7 @@ def _server_rows(panels: Panels, load: str) -> list[_ServerRows]:
         for row in rows_of(run.summary):
             server = found[row["server"]]
             model = server.model if pd.isna(row["model"]) else row["model"]
-            figures = [_shown(row[column.name], column.kind) for column in _SERVER_COLUMNS]
+            figures = [cell(row[column.name], column.kind) for column in _SERVER_COLUMNS]
             found[row["server"]] = _ServerRows(server.name, model, [*server.rows, (index, figures)])
     return list(found.values())
 
@@ -195,19 +194,3 @@ def _busiest_servers(runs: Sequence[RunView]) -> list[str]:
     summaries = pd.concat([run.summary.iloc[:-1] for run in runs])
     busiest = summaries.groupby("server")["requests"].sum().nlargest(MAX_SERVERS).index
     return [name for name in _servers(runs) if name in busiest]
-
-
-def _shown(value: Any, kind: str) -> str:
-    if pd.isna(value):
-        return _UNKNOWN
-    match kind:
-        case "share":
-            return f"{100 * value:.1f} %"
-        case "count":
-            return f"{value:,.0f}"
-        case "ms":
-            return f"{1000 * value:,.1f}"
-        case "depth":
-            return f"{value:,.1f}"
-        case _:
-            return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"

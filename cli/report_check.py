@@ -7,11 +7,11 @@ from markupsafe import Markup
 
 from inframind.calibration import LogCheck, headline
 
+from .report_cells import UNKNOWN
 from .report_check_figures import MAX_DOTS, distributions, loads_over_time, single_requests
 from .report_check_tables import (
     REQUEST_HEADS,
     SHORT,
-    UNKNOWN,
     error_cell,
     key_cells,
     key_heads,

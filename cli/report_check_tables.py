@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from inframind.calibration import STATISTICS, Interval, LoadCheck, LogCheck, Spread
 
+from .report_cells import UNKNOWN
+
 SHORT = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
 KEY_FIGURES = (("ttft_s", "mean"), ("ttft_s", "p50"), ("tpot_s", "mean"), ("e2e_s", "mean"), ("e2e_s", "p99"))
 """The errors that stand for a load where it has one row."""
 REQUEST_HEADS = ("requests", "bias", "mean |error|", "mean |error| %", "median |error| %", "rank correlation")
-UNKNOWN = "\N{EN DASH}"
 
 
 def statistic_heads(load: LoadCheck) -> list[str]:

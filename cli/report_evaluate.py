@@ -9,12 +9,12 @@ from markupsafe import Markup
 from inframind.agents import ALL_TIERS, FIGURES, CellResult, Evaluation, scheduler_gains, summarise_evaluation
 from inframind.traces import versions
 
+from .report_cells import cell
 from .report_evaluate_figures import chosen_servers, latency_by_tier, queues_over_time, shares_by_load
 from .report_page import render_page
 
 BOUND = "clairvoyant"
 """The policy that knows the future: not among those that are compared."""
-_UNKNOWN = "\N{EN DASH}"
 _COLUMNS = {
     "goodput": ("Goodput", "share"),
     "on_time": ("On time", "share"),
@@ -23,6 +23,7 @@ _COLUMNS = {
     "latency_p50_s": ("p50", "seconds"),
     "latency_p95_s": ("p95", "seconds"),
     "latency_p99_s": ("p99", "seconds"),
+    "path_mean_s": ("Path (s)", "seconds"),
     "budget_used": ("C/\N{GREEK SMALL LETTER BETA}", "ratio"),
     "calls": ("Calls", "ratio"),
     "tokens": ("Tokens", "count"),
@@ -92,6 +93,7 @@ def _about(evaluation: Evaluation) -> dict[str, str]:
         "Seeds": ", ".join(map(str, evaluation.seeds)),
         "Plan": evaluation.planner,
         "Strategy": evaluation.strategy,
+        "Latency predictors": evaluation.predictors or "none: by step times",
         "Software": f"inframind-router {software['packages'].get('inframind-router', '')}, Python {software['python']}",
     }
 
@@ -140,7 +142,7 @@ def _gains(overall: pd.DataFrame, evaluation: Evaluation) -> list[tuple[str, lis
             scheduler.upper(),
             [
                 (policy, [_points(found[scheduler, policy, rate]) for rate in evaluation.rates_per_min])
-                for policy in evaluation.policies
+                for policy in evaluation.labels
             ],
         )
         for scheduler in evaluation.schedulers[1:]
@@ -156,21 +158,7 @@ def _rows(shown: pd.DataFrame) -> list[tuple[str, list[str]]]:
     return [
         (
             f"{row['policy']}, {row['scheduler'].upper()}",
-            [_cell(row[name], kind) for name, (_, kind) in _COLUMNS.items()],
+            [cell(row[name], kind) for name, (_, kind) in _COLUMNS.items()],
         )
         for row in shown.to_dict("records")
     ]
-
-
-def _cell(value: Any, kind: str) -> str:
-    if pd.isna(value):
-        return _UNKNOWN
-    match kind:
-        case "share":
-            return f"{100 * value:.1f} %"
-        case "count":
-            return f"{value:,.0f}"
-        case "ratio":
-            return f"{value:.2f}"
-        case _:
-            return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from inframind.calibration import as_client_sees, extrapolations
+from inframind.calibration import extrapolations, replay
 from inframind.sim import (
     SHIPPED_POOLS,
     ServerSection,
@@ -22,7 +22,6 @@ from inframind.sim import (
     load_server,
     random_workload,
     schedule_workload,
-    simulate_calls,
     verify,
 )
 from inframind.traces import ConfigError, Format, load_json, read_requests
@@ -33,7 +32,7 @@ from .output import check_target, number, print_json, print_table, progress, wri
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-FORMATS: tuple[Format, ...] = ("auto", "azure", "mooncake", "burstgpt", "llmservingsim", "csv", "parquet")
+FORMATS: tuple[Format, ...] = ("auto", "azure", "mooncake", "burstgpt", "llmservingsim", "calls", "csv", "parquet")
 QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -80,9 +79,8 @@ def run_replay(args: argparse.Namespace) -> int:
     check_target(args.out, args.requests)
     requests = read_requests(args.requests, fmt=args.format, max_model_len=server.scheduler.max_model_len)
     with progress("replaying", len(requests)) as on_progress:
-        run = simulate_calls([server.options()], requests, sample_s=None, on_progress=on_progress)
-    calls = run.calls
-    predicted = as_client_sees(requests, calls, server)
+        prediction = replay(requests, server, on_progress=on_progress)
+    calls, predicted = prediction.calls, prediction.requests
     write_frame(args.out, _in_file_order(predicted, args.requests))
     unserved = int((calls["outcome"] != "finished").sum())
     beyond = extrapolations(requests, calls, server)

@@ -1,4 +1,7 @@
-"""``inframind simulate``: serve single calls on a simulated pool, under one or several schedulers and loads."""
+"""``inframind simulate``: serve single calls on a simulated pool, under one or several schedulers and loads.
+
+With ``--policy`` the file is one of `inframind evaluate`, and one of its cells is run (`simulate_cell`).
+"""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -10,12 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from inframind.sim import PoolSection, edf_priority, simulate_calls
+from inframind.sim import PoolSection, simulate_calls
 from inframind.traces import ConfigError, build_requests, by_tier, summarise, versions, write_run
+from inframind.workflows import edf_priority
 
 from .experiment import Experiment, Scheduler, load_experiment
 from .output import number, print_json, print_table, progress, write_frame
 from .report import RunView, write_report
+from .simulate_cell import run_cell
+from .workflow_cell import add_cell_arguments
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -62,11 +68,20 @@ def add_parser(commands: "Commands") -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, as workload.num=1000"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
+    add_cell_arguments(
+        parser.add_argument_group("workflows", "one run of a file of `inframind evaluate`; all but --policy need it"),
+        is_policy_required=False,
+    )
     parser.set_defaults(run=run_simulate)
 
 
 def run_simulate(args: argparse.Namespace) -> int:
     """Simulate, write the run folders and the report, print the tables."""
+    if args.policy is not None:
+        return run_cell(args)
+    chosen = {"--scheduler": args.scheduler, "--rate": args.rate, "--seed": args.seed}
+    if lone := [f"{name}: only with --policy" for name, value in chosen.items() if value is not None]:
+        raise ConfigError("simulate", lone)
     experiment, pool = load_experiment(args.experiment, args.set)
     out = args.out or Path("runs") / args.experiment.stem
     results = run_experiment(experiment, pool, base=args.experiment.parent, out=out)

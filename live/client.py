@@ -12,6 +12,8 @@ from typing import Any, Self
 import httpx
 
 CONNECT_TIMEOUT_S = 10.0
+MAX_OPEN = 900
+"""Calls open at a time, by default: as many as fit into the 1024 open files that a process usually may have."""
 KEEP_ALIVE_S = 2.0
 """vLLM's HTTP server closes a connection that was idle for 5 s; a request sent at that moment would be lost."""
 
@@ -22,6 +24,10 @@ class ServerError(Exception):
 
 class RequestError(ServerError):
     """What was asked of the server was wrong: its address, the model, the key."""
+
+
+class AccessError(RequestError):
+    """The server wants an API key, or another one."""
 
 
 class Outcome(StrEnum):
@@ -54,9 +60,13 @@ class Call:
     prompt: Sequence[int] | str
     """Token ids, which fix the prompt's length exactly, or text."""
     output_tokens: int
-    """To be generated, neither fewer nor more."""
+    """To be generated, neither fewer nor more; at most, if not ``is_exact``."""
     priority: int | None = None
     """vLLM's, lower first; a server with policy fcfs ignores it without a word."""
+    is_exact: bool = True
+    """Whether the model must write all its ``output_tokens``, instead of ending where it wants to."""
+    is_chat: bool = False
+    """Whether the prompt, a text, is put into the model's chat template, as the one message of a user."""
     sent_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
@@ -64,6 +74,10 @@ class Call:
     """Stream events with output so far: at most the tokens, since a busy server puts several into one event."""
     usage: tuple[int, int] | None = None
     """Prompt and output tokens as the server counts them."""
+    cached_tokens: int | None = None
+    """Of the prompt, found in the prefix cache; None where the server does not tell."""
+    text: str = ""
+    """What has been written so far."""
     outcome: Outcome = Outcome.STOPPED
     detail: str = ""
     """What went wrong, in the server's words where it has some."""
@@ -80,8 +94,8 @@ class Client:
         Sent as a bearer token, and kept out of every message.
     timeout_s
         How long to wait for the next piece of an answer; under overload the first one waits for its turn.
-    max_open
-        Calls open at a time; further ones wait here before they are sent.
+    open_limit
+        Held by each call while it is open; several clients may share one. By default 900 for this client alone.
 
     Raises
     ------
@@ -89,14 +103,23 @@ class Client:
         If ``url`` is no http or https URL, or the key cannot stand in a header.
     """
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 300.0, max_open: int = 900) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 300.0,
+        open_limit: asyncio.Semaphore | None = None,
+    ) -> None:
         parsed = _parsed(url)
         # Of a file's last line the end is often read along. What httpx says of a bad header shows the header.
         api_key = (api_key or "").strip()
         if not all("!" <= character <= "~" for character in api_key):
             raise RequestError("the API key has a blank or a character that is not ASCII: no HTTP header may hold it")
         self.url = str(parsed.copy_with(userinfo=b"")).rstrip("/")
-        self._open = asyncio.Semaphore(max_open)
+        self._open = open_limit or asyncio.Semaphore(MAX_OPEN)
+        self.num_chunks = 0
+        """Stream events with output that have come so far, of all calls."""
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._http = httpx.AsyncClient(
             # A name and password in the URL would take the key's place.
@@ -112,20 +135,30 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections."""
         await self._http.aclose()
 
-    async def get(self, path: str) -> httpx.Response:
+    async def get(self, path: str, timeout_s: float | None = None) -> httpx.Response:
         """Fetch ``/version``, ``/metrics`` and the like; any status but 401 and 403 is the caller's to judge.
+
+        Parameters
+        ----------
+        timeout_s
+            Instead of the client's own.
 
         Raises
         ------
-        RequestError
+        AccessError
             On 401 and 403.
         ServerError
             If there is no answer.
         """
         try:
-            response = await self._http.get(path)
+            limit = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s)
+            response = await self._http.get(path, timeout=limit)
         except httpx.InvalidURL as error:
             raise RequestError(f"{self.url}: {error}") from None
         except httpx.TimeoutException:
@@ -133,7 +166,7 @@ class Client:
         except httpx.TransportError as error:
             raise ServerError(f"{self.url}: nothing answers there ({_reason(error)})") from None
         if response.status_code in (401, 403):
-            raise RequestError(f"{self.url}{path}: {_access(response)}")
+            raise AccessError(f"{self.url}{path}: {_access(response)}")
         return response
 
     async def complete(self, call: Call, model: str) -> None:
@@ -145,11 +178,12 @@ class Client:
         async with self._open:
             call.sent_s = time.monotonic()
             try:
+                path = "/v1/chat/completions" if call.is_chat else "/v1/completions"
                 async with self._http.stream(
-                    "POST", "/v1/completions", content=body, headers={"Content-Type": "application/json"}
+                    "POST", path, content=body, headers={"Content-Type": "application/json"}
                 ) as response:
                     if response.status_code == 200:
-                        await _follow(response, call)
+                        await self._follow(response, call)
                     else:
                         await response.aread()
                         call.outcome, call.detail = _failure(response)
@@ -157,57 +191,58 @@ class Client:
                 if call.outcome is Outcome.STOPPED:  # after the end mark it does not matter
                     call.outcome, call.detail = _broken(error, call)
 
+    async def _follow(self, response: httpx.Response, call: Call) -> None:
+        """Read the server-sent events of one answer, to the very end: only then can the connection be used again."""
+        rest, is_done = b"", False
+        async for piece in response.aiter_raw():
+            now = time.monotonic()
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                event = line[5:].strip() if line.startswith(b"data:") else b""
+                if event == b"[DONE]":
+                    _finish(call)
+                    is_done = True
+                elif event and not is_done and not self._take(event, call, now):
+                    return
+        if not is_done:
+            call.outcome, call.detail = Outcome.CUT, f"after {call.num_chunks} pieces"
+
+    def _take(self, event: bytes, call: Call, now: float) -> bool:
+        """Note one event; returns whether what follows is worth reading."""
+        try:
+            data = json.loads(event)
+            if "error" in data:
+                call.outcome, call.detail = Outcome.SERVER_ERROR, _message(data["error"])
+                return False
+            if choices := data["choices"]:
+                self.num_chunks += 1
+                call.num_chunks += 1
+                call.last_token_s = now
+                call.text += (choices[0]["delta"].get("content") if call.is_chat else choices[0]["text"]) or ""
+                if call.first_token_s is None:
+                    call.first_token_s = now
+            if usage := data.get("usage"):
+                call.usage = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+                call.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            call.outcome, call.detail = Outcome.GARBAGE, repr(event[:60].decode(errors="replace"))
+            return False
+        return True
+
 
 def _body(call: Call, model: str) -> dict[str, Any]:
     prompt = call.prompt if isinstance(call.prompt, str) else list(call.prompt)
     body: dict[str, Any] = {
         "model": model,
-        "prompt": prompt,
         "max_tokens": call.output_tokens,
-        "min_tokens": call.output_tokens,
-        "ignore_eos": True,
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    body |= {"messages": [{"role": "user", "content": prompt}]} if call.is_chat else {"prompt": prompt}
+    if call.is_exact:
+        body |= {"min_tokens": call.output_tokens, "ignore_eos": True}
     return body if call.priority is None else body | {"priority": call.priority}
-
-
-async def _follow(response: httpx.Response, call: Call) -> None:
-    """Read the server-sent events of one answer, to the very end: only then can the connection be used again."""
-    rest, is_done = b"", False
-    async for piece in response.aiter_raw():
-        now = time.monotonic()
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            event = line[5:].strip() if line.startswith(b"data:") else b""
-            if event == b"[DONE]":
-                _finish(call)
-                is_done = True
-            elif event and not is_done and not _take(event, call, now):
-                return
-    if not is_done:
-        call.outcome, call.detail = Outcome.CUT, f"after {call.num_chunks} pieces"
-
-
-def _take(event: bytes, call: Call, now: float) -> bool:
-    """Note one event; returns whether what follows is worth reading."""
-    try:
-        data = json.loads(event)
-        if "error" in data:
-            call.outcome, call.detail = Outcome.SERVER_ERROR, _message(data["error"])
-            return False
-        if data["choices"]:
-            call.num_chunks += 1
-            call.last_token_s = now
-            if call.first_token_s is None:
-                call.first_token_s = now
-        if usage := data.get("usage"):
-            call.usage = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        call.outcome, call.detail = Outcome.GARBAGE, repr(event[:60].decode(errors="replace"))
-        return False
-    return True
 
 
 def _broken(error: httpx.TransportError, call: Call) -> tuple[Outcome, str]:
@@ -219,7 +254,7 @@ def _broken(error: httpx.TransportError, call: Call) -> tuple[Outcome, str]:
 def _finish(call: Call) -> None:
     if call.usage is None:
         call.outcome, call.detail = Outcome.WRONG_LENGTH, "no usage field"
-    elif call.usage[1] != call.output_tokens:
+    elif call.is_exact and call.usage[1] != call.output_tokens:
         call.outcome = Outcome.WRONG_LENGTH
         call.detail = f"{call.usage[1]} output tokens, asked for {call.output_tokens}"
     else:

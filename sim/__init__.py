@@ -11,6 +11,7 @@ from .request import Request, Status
 from .server import FINISHED, Failure, Server, ServerOptions, State
 from .server_file import (
     SHIPPED_POOLS,
+    LiveSection,
     PoolSection,
     ServerSection,
     ServerToFit,
@@ -19,7 +20,7 @@ from .server_file import (
     load_server,
     load_server_to_fit,
 )
-from .simulate import CallRun, edf_priority, simulate_calls
+from .simulate import CallRun, simulate_calls
 from .simulate_workflows import WorkflowRun, simulate_workflows
 from .step_time import StepTime
 from .verify import RecorderError, Verification, random_workload, verify
@@ -36,6 +37,7 @@ __all__ = [
     "Environment",
     "Failure",
     "FastForwardScheduler",
+    "LiveSection",
     "Outcomes",
     "Pool",
     "PoolSection",
@@ -59,7 +61,6 @@ __all__ = [
     "WorkloadFile",
     "bench_sim",
     "bench_workflows",
-    "edf_priority",
     "load_pool",
     "load_server",
     "load_server_to_fit",

@@ -15,10 +15,11 @@ import pandas as pd
 import simpy
 
 from inframind.traces import LogNormal, Poisson, SyntheticWorkload, Uniform, build_requests
+from inframind.workflows import edf_priority
 
 from .server import ServerOptions
 from .server_file import load_pool
-from .simulate import edf_priority, simulate_calls
+from .simulate import simulate_calls
 
 CALLS_PER_S = 15.0
 MAX_NUM_SEQS = 64

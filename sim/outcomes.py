@@ -301,9 +301,9 @@ class OutcomeModel:
         return cls(load_json(path, OutcomesSection), QuestionBank(questions))
 
     @classmethod
-    def shipped(cls) -> OutcomeModel:
+    def shipped(cls, cache_size: int = 16) -> OutcomeModel:
         """The outcomes that ship with the package."""
-        return cls.from_file(OUTCOMES)
+        return cls(load_json(OUTCOMES, OutcomesSection), QuestionBank(), cache_size)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -391,6 +391,15 @@ class OutcomeModel:
     def expected_tokens(self, question: int, domain: str, max_tokens: int = MAX_TOKENS) -> Array:
         """Mean length of a call's output, for one who knows the embedding only: (LLMs, strategies)."""
         return self._expected(domain, question, max_tokens)[1]
+
+    def right_share(self, domain: str, question: int, seed: int) -> Array:
+        """Share of right answers, if nothing cuts them, over the first nodes of a workflow: (LLMs, strategies).
+
+        The future of a seed: for critics in training, and for bounds.
+        """
+        self.bank.row(domain, question)
+        share: Array = self._draws(domain, seed, 0).is_right[question].mean(axis=0)
+        return share
 
     def _at(
         self, domain: str, question: int, model: str, strategy: str, slot: int, seed: int

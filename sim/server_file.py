@@ -140,6 +140,41 @@ class ClientSection(Section):
     """Standard error of the overhead, if it was fitted."""
 
 
+class LiveSection(Section):
+    """The real server beside the simulated one: where it runs already, or how to start it."""
+
+    url: str | None = None
+    """Of a server that runs already, as http://HOST:PORT."""
+    api_key_env: str = "INFRAMIND_API_KEY"
+    """Environment variable that holds its API key, if it wants one."""
+    served_model: str | None = None
+    """The name under which it serves its model; the server's ``model`` by default. A small model may stand in for a
+    large one: ``model`` says whose outcomes are simulated, this what really runs."""
+    model_path: str | None = None
+    """Of a server to start: a model folder, relative to the pool file, or a name on Hugging Face."""
+    vllm_python: str | None = None
+    """The interpreter that has vLLM, relative to the pool file; that of this program by default."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where it is to listen; a free port by default."""
+    device_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """``CUDA_VISIBLE_DEVICES``; all by default."""
+    extra_args: tuple[str, ...] = ()
+    """Further arguments of vLLM, after those that the sections say."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Further environment variables of the server."""
+
+    @model_validator(mode="after")
+    def _runs_or_is_started(self) -> Self:
+        if (self.url is None) == (self.model_path is None):
+            raise ValueError("needs url, of a server that runs, or model_path, of one to start, and not both")
+        if self.url is not None and "@" in self.url:
+            raise ValueError("url: must not hold a password; api_key_env names the variable of an API key")
+        to_start = ("vllm_python", "port", "device_ids", "extra_args", "env")
+        if self.url is not None and (given := [name for name in to_start if getattr(self, name)]):
+            raise ValueError(f"{', '.join(given)}: mean nothing with url")
+        return self
+
+
 class ServerSection(Section):
     """One vLLM server."""
 
@@ -160,6 +195,8 @@ class ServerSection(Section):
     """How fast it is."""
     client: ClientSection = ClientSection()
     """What its clients see beyond the engine's own times; `inframind sim replay` and `calibrate` count it."""
+    live: LiveSection | None = None
+    """The real one; `inframind live` reads it."""
 
     def options(self, *, policy: Literal["fcfs", "priority"] | None = None) -> ServerOptions:
         """As the simulator takes it, with another scheduling policy if asked for."""
@@ -206,7 +243,8 @@ class SchedulerToFit(Section):
 
 
 class ServerToFit(Section):
-    """A server file as `inframind calibrate fit` takes it: ``[step_time]`` and ``[client]`` are not looked at."""
+    """A server file as `inframind calibrate fit` takes it: ``[step_time]``, ``[client]`` and ``[live]`` are not
+    looked at."""
 
     name: str = "server"
     model: str = "model"
@@ -216,6 +254,7 @@ class ServerToFit(Section):
     scheduler: SchedulerToFit = SchedulerToFit()
     step_time: dict[str, object] | None = None
     client: dict[str, object] | None = None
+    live: dict[str, object] | None = None
 
 
 class PoolSection(Section):

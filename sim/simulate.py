@@ -1,9 +1,10 @@
 """Serve a table of requests on a simulated pool."""
 
 import gc
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,17 +32,13 @@ class CallRun:
     """Share of the run during which each server was running a step."""
 
 
-def edf_priority(deadline_s: float) -> int:
-    """Earliest deadline first as a vLLM priority: the deadline in milliseconds."""
-    return round(1000 * deadline_s)
-
-
 def simulate_calls(
     servers: Sequence[ServerOptions],
     requests: pd.DataFrame,
     *,
     server_index: NDArray[np.int64] | None = None,
     sample_s: float | None = 1.0,
+    client_s: float = 0.0,
     fast_forward: bool = True,
     on_progress: Callable[[int], None] | None = None,
 ) -> CallRun:
@@ -53,11 +50,15 @@ def simulate_calls(
         The pool.
     requests
         Columns of ``traces.REQUESTS`` (``prefix_hashes`` of a Mooncake trace and ``max_tokens`` are used where
-        present), sorted by ``arrival_s``. ``priority`` reaches vLLM as it is; an empty one is 0.
+        present), sorted by ``arrival_s``. ``priority`` reaches vLLM as it is; an empty one is 0. In a closed loop
+        (``closed_loop``), once each client has sent a request, the next ones come when others have ended; such a loop,
+        and what comes after it, begins on idle servers.
     server_index
         Which server each request goes to; the first one if None.
     sample_s
         How often queue depth and KV usage are noted; None: never.
+    client_s
+        From a request's end on the server to the next one of its closed loop.
     fast_forward
         Off: every step is an event of its own. Same results, slower.
     on_progress
@@ -67,12 +68,13 @@ def simulate_calls(
         raise ValueError(f"sample_s ({sample_s}) must be at least a clock tick")
     env = Environment()
     log = CallLog({options.name: options.model for options in servers})
-    pool = Pool(env, log.record, fast_forward=fast_forward)
+    clients = _Clients(env, log, to_ticks(client_s)) if "closed_loop" in requests else None
+    pool = Pool(env, clients.on_end if clients else log.record, fast_forward=fast_forward)
     for options in servers:
         pool.add(options)
     order = list(pool)
     targets = [order[0]] * len(requests) if server_index is None else [order[i] for i in server_index]
-    env.process(_arrivals(env, requests, targets))
+    env.process(_arrivals(env, requests, targets, clients))
     samples: list[tuple[float, str, int, int, float]] = []
     if sample_s is not None:
         env.process(_sampling(env, pool, to_ticks(sample_s), samples, lambda: len(log) == len(requests)))
@@ -80,7 +82,7 @@ def simulate_calls(
         # Every hundredth of the arrivals, but at least a second apart: all of them may come at once.
         every_s = max(1.0, requests["arrival_s"].max() / 100) if len(requests) else 1.0
         env.process(_progress(env, log, on_progress, len(requests), every_s))
-    with _no_garbage_collection():
+    with no_garbage_collection():
         env.run()
 
     calls = log.frame(np.argsort(np.array(log.call_ids(), dtype=np.int64)))
@@ -101,6 +103,7 @@ def _arrivals(
     env: Environment,
     requests: pd.DataFrame,
     targets: Sequence[Server],
+    clients: "_Clients | None",
 ) -> Generator[simpy.Event]:
     """A SimPy process that submits each request in its turn."""
     num = len(targets)
@@ -114,6 +117,9 @@ def _arrivals(
         _prefixes(requests) or [()] * num,
         strict=True,
     )
+    if clients is not None:
+        yield from _closed_loops(env, zip(targets, rows, _ints(requests, "closed_loop", 0), strict=True), clients)
+        return
     timeout = env.timeout
     now = 0
     for server, row in zip(targets, rows, strict=True):
@@ -122,6 +128,53 @@ def _arrivals(
             yield timeout(arrival - now)
             now = arrival
         server.submit(Request(*row))
+
+
+class _Clients:
+    """How many requests are open, as their clients see it."""
+
+    def __init__(self, env: Environment, log: CallLog, delay: int) -> None:
+        self._env = env
+        self._log = log
+        self._delay = delay
+        self._num_open = 0
+        self._one_ended = env.event()
+
+    def submit(self, server: Server, request: Request) -> None:
+        self._num_open += 1
+        server.submit(request)
+
+    def on_end(self, request: Request) -> None:
+        self._log.record(request)
+        self._env.timeout(self._delay).callbacks.append(self._on_answer)
+
+    def _on_answer(self, _: simpy.Event) -> None:
+        self._num_open -= 1
+        self._one_ended.succeed()
+        self._one_ended = self._env.event()
+
+    def until_open_are(self, at_most: int) -> Generator[simpy.Event]:
+        """Wait."""
+        while self._num_open > at_most:
+            yield self._one_ended
+
+
+def _closed_loops(
+    env: Environment, requests: Iterable[tuple[Server, tuple[Any, ...], int]], clients: _Clients
+) -> Generator[simpy.Event]:
+    """As `_arrivals`, but the clients of a closed loop, once each has sent a request, wait for an answer."""
+    loop = num_sent = late = 0
+    for server, row, size in requests:
+        arrival = row[1]
+        if size != loop:
+            yield from clients.until_open_are(0)
+            loop, num_sent, late = size, 0, max(0, env.now - arrival)
+        if size and num_sent >= size:
+            yield from clients.until_open_are(size - 1)
+        else:
+            yield env.timeout(max(0, arrival + late - env.now))
+        num_sent += 1
+        clients.submit(server, Request(*row))
 
 
 def _ints(requests: pd.DataFrame, column: str, default: "int | pd.Series[int]") -> list[int]:
@@ -174,7 +227,7 @@ def _progress(
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Nothing in a run makes reference cycles; looking for them costs a tenth of its time."""
     was_enabled = gc.isenabled()
     gc.disable()

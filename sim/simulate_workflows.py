@@ -26,6 +26,7 @@ from .clock import Environment, to_seconds
 from .pool import Pool
 from .request import Request
 from .server import ServerOptions
+from .simulate import no_garbage_collection
 from .workflow_driver import Outcomes, WorkflowDriver
 from .workflow_tables import calls_table, samples_table, workflows_table
 
@@ -97,7 +98,10 @@ def simulate_workflows(
     """
     if not arrivals:
         raise ConfigError("workload", ["has no queries"])
-    infos = [ServerInfo(server.name, server.model, server.scheduler.max_num_seqs) for server in servers]
+    infos = [
+        ServerInfo(server.name, server.model, server.scheduler.max_num_seqs, server.scheduler.max_model_len)
+        for server in servers
+    ]
     controller = Controller(infos, planner, executor, options, embeddings=embeddings, latency=latency)
     env = Environment()
     driver = WorkflowDriver(env, controller, outcomes, poll_s=poll_s, seed=seed, on_progress=on_progress)
@@ -109,7 +113,8 @@ def simulate_workflows(
 
     pool = Pool(env, on_end, fast_forward=fast_forward)
     started = [pool.add(server) for server in servers]
-    driver.run(started, arrivals)
+    with no_garbage_collection():
+        driver.run(started, arrivals)
     budgets_s = {workflow.query.query_id: workflow.query.budget_s for workflow in driver.ended}
     return WorkflowRun(
         calls=calls_table(calls, driver.submits, budgets_s),

@@ -89,6 +89,8 @@ def test_the_examples_are_all_tested() -> None:
     assert len(load_pool("pool.toml", EXAMPLES).servers) == 2
     assert {path.name for path in EXAMPLES.glob("*.toml")} - {path.name for path in EXPERIMENTS} == {
         "evaluate.toml",
+        "paper-masrouter.toml",
+        "paper-moa.toml",
         "pool.toml",
         "server.toml",
     }
@@ -131,4 +133,7 @@ def test_the_tables_of_files_are_those_of_the_code() -> None:
     page = doc_tables.PAGE.read_text(encoding="utf-8")
 
     assert doc_tables.named(page) == doc_tables.SECTIONS.keys() | doc_tables.SCHEMAS.keys()
+    assert page == doc_tables.filled(page)
+    page = doc_tables.TRAINING_PAGE.read_text(encoding="utf-8")
+    assert doc_tables.named(page) == doc_tables.TRAINING_SECTIONS.keys()
     assert page == doc_tables.filled(page)

@@ -4,7 +4,7 @@ from .arrivals import RATES_PER_MIN, Arrivals, Client, Clients, Gamma, Microburs
 from .lengths import Constant, Empirical, Length, LogNormal, Uniform
 from .mistakes import ConfigError, Mistakes, TraceError
 from .readers import MOONCAKE_BLOCK_TOKENS, Format, read_requests
-from .run_folder import Run, read_run, versions, write_run
+from .run_folder import Run, begin_run, finish_run, read_run, versions, write_run
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
 from .summary import SUMMARY, by_tier, summarise
@@ -41,8 +41,10 @@ __all__ = [
     "TraceWorkload",
     "Uniform",
     "Workload",
+    "begin_run",
     "build_requests",
     "by_tier",
+    "finish_run",
     "load_json",
     "load_toml",
     "read_requests",

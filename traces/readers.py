@@ -7,6 +7,7 @@ azure           CSV       Azure/AzurePublicDataset, AzureLLMInferenceTrace (Spli
 mooncake        JSONL     kvcache-ai/Mooncake, FAST25-release (Apache-2.0)
 burstgpt        CSV       HPMLL/BurstGPT (CC-BY-4.0)
 llmservingsim   JSONL     casys-kaist/LLMServingSim, bench/examples (MIT): real vLLM runs with timestamps
+calls           Parquet   ``calls.parquet`` of a run folder, or the folder
 csv, parquet    either    ``arrival_s, prompt_tokens, output_tokens``, and what `schema.REQUESTS` allows
 =============== ========= ==================================================================================
 """
@@ -28,7 +29,7 @@ from .containers import Container, open_cells
 from .mistakes import TraceError
 from .schema import REQUESTS
 
-Format = Literal["auto", "azure", "mooncake", "burstgpt", "llmservingsim", "csv", "parquet"]
+Format = Literal["auto", "azure", "mooncake", "burstgpt", "llmservingsim", "calls", "csv", "parquet"]
 
 MOONCAKE_BLOCK_TOKENS = 512
 """Prompt tokens that one entry of ``prefix_hashes`` stands for; the last entry may stand for fewer."""
@@ -40,10 +41,11 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     Arrivals never go back in time. Those of a plain table stay as they are; of the other formats they count
     from the first request. Every request has at least one prompt token and one output token: a request
     that generated nothing cannot be served. The public Azure and Mooncake files hold none such; BurstGPT
-    marks failed requests so, and these are dropped, their number in ``frame.attrs["num_failed_dropped"]``.
+    marks failed requests so, and these are dropped, their number in ``frame.attrs["num_failed_dropped"]``. So are
+    the calls of a run folder that failed before their first token.
 
     Args:
-        path: The file, which may be compressed (``.gz``).
+        path: The file, which may be compressed (``.gz``); or a run folder, whose calls are read.
         fmt: Its format; ``"auto"`` finds it out from the names of the columns.
         max_model_len: vLLM's limit: a prompt must be shorter, to leave room for one output token.
 
@@ -58,6 +60,8 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     """
     if fmt not in get_args(Format):
         raise ValueError(f"fmt ({fmt!r}) must be one of {', '.join(get_args(Format))}")
+    if Path(path).is_dir():
+        path = Path(path, "calls.parquet")
     container, cells = open_cells(Path(path), None if fmt == "auto" else _LAYOUTS[fmt].container)
     layout = _LAYOUTS[_detect(cells, container) if fmt == "auto" else fmt]
 
@@ -88,7 +92,7 @@ def _canonical(frame: pd.DataFrame, layout: _Layout, path: Path) -> pd.DataFrame
         frame.attrs["num_failed_dropped"] = int((~served).sum())
         if frame.empty:
             raise TraceError(path, ["has only failed requests"])
-    # Only an engine's log may be out of order (see _llmservingsim): for all others this moves nothing.
+    # Only logs of what was served may be out of order (see _llmservingsim, _calls): for all others this moves nothing.
     frame = frame.sort_values("arrival_s", kind="stable", ignore_index=True)
     if not layout.keeps_origin:
         frame["arrival_s"] -= frame["arrival_s"].iloc[0]
@@ -110,6 +114,8 @@ def _typed(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _detect(cells: Cells, container: Container) -> Format:
+    if container == "parquet" and {"call_id", "outcome"} <= set(cells.frame):
+        return "calls"
     for name, layout in _LAYOUTS.items():
         if layout.container == container and {layout.prompt_tokens, layout.output_tokens} & set(cells.frame):
             return name
@@ -126,7 +132,7 @@ def _optional_columns(cells: Cells, prompt_tokens: Floats) -> dict[str, Any]:
     for name in ("model", "prefix_group"):
         if name in cells:
             columns[name] = cells.text(name)
-    for name in ("priority", "prefix_tokens"):
+    for name in ("priority", "prefix_tokens", "closed_loop"):
         if name in cells:
             columns[name] = cells.number(name, whole=True, empty=0)
     for name in ("budget_s", "ttft_s", "e2e_s"):
@@ -134,8 +140,10 @@ def _optional_columns(cells: Cells, prompt_tokens: Floats) -> dict[str, Any]:
             columns[name] = cells.number(name, at_least=0, empty=math.nan)
     if "budget_s" in columns:
         cells.reject("budget_s", columns["budget_s"] == 0, "must be greater than 0")
+    for name in ("prefix_tokens", "closed_loop"):
+        if name in columns:
+            cells.reject(name, columns[name] < 0, "must be at least 0")
     if "prefix_tokens" in columns:
-        cells.reject("prefix_tokens", columns["prefix_tokens"] < 0, "must be at least 0")
         too_long = columns["prefix_tokens"] > prompt_tokens
         cells.reject("prefix_tokens", too_long, "must be at most prompt_tokens")
     if {"ttft_s", "e2e_s"} <= set(columns):
@@ -145,6 +153,11 @@ def _optional_columns(cells: Cells, prompt_tokens: Floats) -> dict[str, Any]:
 
 def _plain(cells: Cells) -> dict[str, Any]:
     return {"arrival_s": cells.forward("arrival_s", cells.number("arrival_s", at_least=0))}
+
+
+def _calls(cells: Cells) -> dict[str, Any]:
+    """Rows are in the order in which the calls were submitted; on their way to several servers they overtake."""
+    return {"arrival_s": cells.number("arrival_s", at_least=0)}
 
 
 def _azure(cells: Cells) -> dict[str, Any]:
@@ -198,4 +211,5 @@ _LAYOUTS: dict[Format, _Layout] = {
     "llmservingsim": _Layout("jsonl", "input_toks", "output_toks", _llmservingsim),
     "csv": _Layout("csv", "prompt_tokens", "output_tokens", _plain, keeps_origin=True),
     "parquet": _Layout("parquet", "prompt_tokens", "output_tokens", _plain, keeps_origin=True),
+    "calls": _Layout("parquet", "prompt_tokens", "output_tokens", _calls, keeps_origin=True, zero_output_failed=True),
 }

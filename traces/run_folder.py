@@ -8,6 +8,9 @@
 ``events.jsonl``   events and commands of the workflow controller, in order
 ``summary.csv``    `summary.SUMMARY`
 ================== ======================================================================
+
+A live run has ``calls.jsonl`` and ``client.json`` beside, see `inframind.live`. Its folder grows with it: `begin_run`
+makes it, `finish_run` adds the tables. It is never written over.
 """
 
 from __future__ import annotations
@@ -123,6 +126,59 @@ def write_run(
         _swap(new, target, Path(holder, "old"))
 
 
+def begin_run(folder: str | Path, config: Mapping[str, Any], *, seed: int | None = None, resume: bool = False) -> None:
+    """Make the folder of a run that is written while it goes on, or see that the one that is there can be gone on with.
+
+    Args:
+        folder: Where; its parents are made.
+        config: The experiment as resolved.
+        seed: What the random streams came from.
+        resume: Go on with the run in the folder.
+
+    Raises:
+        ConfigError: If there is something already, or, to be gone on with, nothing or a run of another config (with
+            every key that differs); or nothing can be written there.
+    """
+    root = Path(folder)
+    text = tomli_w.dumps(_without_none(config))
+    if resume:
+        _check_same_config(root, tomllib.loads(text))
+        return
+    if (root / "config.toml").exists():
+        raise ConfigError(folder, ["holds a run; --resume goes on with it, or name another folder"])
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ConfigError(folder, ["is there, and no run; name another folder"])
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "versions.json").write_text(json.dumps(versions(seed), indent=2) + "\n", encoding="utf-8")
+        (root / "config.toml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(folder, [f"cannot be written: {error.strerror}"]) from None
+
+
+def finish_run(
+    folder: str | Path,
+    *,
+    calls: pd.DataFrame,
+    samples: pd.DataFrame,
+    summary: pd.DataFrame,
+    workflows: pd.DataFrame,
+) -> None:
+    """Write the tables of a run into the folder that `begin_run` made, each whole or not at all.
+
+    Raises:
+        ValueError: If a table does not fit its schema (a bug in what made it).
+    """
+    root = Path(folder)
+    tables = {"calls": (calls, CALLS), "samples": (samples, SAMPLES), "workflows": (workflows, WORKFLOWS)}
+    with tempfile.TemporaryDirectory(prefix=".tables.", dir=root) as holder:
+        for name, (frame, schema) in tables.items():
+            _write_table(Path(holder, f"{name}.parquet"), frame, schema)
+        summary[SUMMARY.names].to_csv(Path(holder, "summary.csv"), index=False)
+        for file in sorted(Path(holder).iterdir()):
+            file.replace(root / file.name)
+
+
 def read_run(folder: str | Path) -> Run:
     """Read a run folder.
 
@@ -211,6 +267,31 @@ def _check_replaceable(target: Path, named: str | Path) -> None:
         raise ConfigError(
             named, [f"{name}: no part of a run; move it away to overwrite this folder" for name in others]
         )
+
+
+def _check_same_config(root: Path, now: Mapping[str, Any]) -> None:
+    try:
+        before = _leaves(_read_toml(root / "config.toml"))
+    except OSError:
+        raise ConfigError(root, ["holds no run to go on with"]) from None
+    after = _leaves(now)
+    if wrong := [
+        f"{key}: is now {after.get(key, 'absent')!r}, and was {before.get(key, 'absent')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]:
+        raise ConfigError(root, [*wrong, "what is there cannot be gone on with; name another folder"])
+
+
+def _leaves(value: object, place: str = "") -> dict[str, object]:
+    """Values by dotted key."""
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {place: value}
+    return {key: leaf for name, item in items for key, leaf in _leaves(item, name).items()}
 
 
 def _swap(new: Path, target: Path, old: Path) -> None:

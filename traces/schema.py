@@ -30,6 +30,9 @@ REQUESTS = pa.schema(
         _optional("model", pa.string(), "the model that must serve it; any where empty"),
         _optional("prefix_group", pa.string(), "requests of one group share the start of their prompts"),
         _optional("prefix_tokens", pa.int64(), "length of that shared start; 0 where empty"),
+        _optional(
+            "closed_loop", pa.int64(), "so many its client kept open at a time; 0 where empty: arrival_s says when"
+        ),
         _optional("ttft_s", pa.float64(), "measured time to first token"),
         _optional("e2e_s", pa.float64(), "measured time to the last token"),
     ]

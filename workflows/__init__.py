@@ -17,7 +17,7 @@ from .events import (
 from .log import Replay, log_lines, read_log, replay, to_json
 from .observation import SERVER_FEATURES, Context, LatencyModel, Observation, observe
 from .policy import Choice, ExecutorPolicy, Plan, PlannerPolicy
-from .priorities import PRIORITY_RULES
+from .priorities import PRIORITY_RULES, edf_priority
 from .prompts import STRATEGIES, Message, Prompt, build_prompt
 from .query import Query
 from .roles import DECIDER, DOMAINS, ROLE_NAMES, Domain, Role
@@ -72,6 +72,7 @@ __all__ = [
     "WorkflowFinished",
     "build_prompt",
     "build_workflow",
+    "edf_priority",
     "log_lines",
     "observe",
     "read_log",

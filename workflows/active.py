@@ -18,8 +18,10 @@ class ActiveWorkflow:
         "failures",
         "has_ended",
         "in_flight",
+        "is_over",
         "messages",
         "query",
+        "ready",
         "records",
         "workflow",
     )
@@ -33,6 +35,10 @@ class ActiveWorkflow:
         num = len(workflow.nodes)
         self.messages: list[Message | None] = [None] * num
         """What each node has written."""
+        self.ready: list[Node] = []
+        """Nodes that have nothing to wait for but their turn."""
+        self.is_over = [False] * num
+        """Whether each node has written its message, or never will."""
         self.failures = [0] * num
         """Tries of each node's call that have failed."""
         self.failure = ""
@@ -47,9 +53,10 @@ class ActiveWorkflow:
         return [message for slot in node.predecessors if (message := self.messages[slot]) is not None]
 
     def ready_after(self, node: Node) -> list[Node]:
-        """The nodes for which this one was the last to wait for."""
+        """The nodes for which this one was the last to wait for, now that it is over."""
+        self.is_over[node.slot] = True
         followers = (self.workflow.nodes[slot] for slot in node.successors)
-        return [follower for follower in followers if len(self.messages_for(follower)) == len(follower.predecessors)]
+        return [each for each in followers if all(self.is_over[slot] for slot in each.predecessors)]
 
 
 @dataclass(slots=True)

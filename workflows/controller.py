@@ -4,6 +4,10 @@ What becomes of a call that fails: it is tried again while fewer than ``max_atte
 the deadline has not passed. At once on another server, which the executor policy chooses; where no other is open, on
 the same one after ``retry_wait_s``. While no server is open at all, calls wait in steps of ``retry_wait_s``. A
 workflow that cannot go on by this rule ends, its other calls are cancelled, and its outcome says why.
+
+What becomes of a call that takes longer than ``call_timeout_s``: it is cancelled and not tried again, for the server is
+overloaded already; its node stays silent, and those that would have read its message do without. Where it is the last
+node, the workflow ends without an answer.
 """
 
 import math
@@ -32,9 +36,10 @@ from .events import (
 from .observation import Context, LatencyModel, Observation, observe
 from .policy import ExecutorPolicy, PlannerPolicy
 from .priorities import PRIORITY_RULES, CallTimes
-from .prompts import STRATEGIES, Message, build_prompt, prompt_tokens
+from .prompts import STRATEGIES, Message, Prompt, build_prompt, prompt_tokens, shortened
+from .query import Query
 from .servers import ServerInfo, ServerTable
-from .workflow import Node, build_workflow
+from .workflow import Node, Workflow, build_workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,11 @@ class ControllerOptions:
     """Before a call goes to the server that has just failed it, and while no server is open."""
     cancel_hopeless: bool = False
     """Whether a workflow ends as soon as it cannot be on time any more."""
+    call_timeout_s: float | None = None
+    """After so long a call is given up; never by default."""
+    max_parallel_calls: int | None = None
+    """Calls of one workflow that are in flight at once; others that are ready wait for their turn. No limit by
+    default."""
     min_call_s: float = 0.0
     """No call takes less; how early hopelessness is seen."""
     dead_reckoning: bool = True
@@ -68,6 +78,10 @@ class ControllerOptions:
             f"max_tokens ({self.max_tokens}) must be at least 1": self.max_tokens >= 1,
             f"max_attempts ({self.max_attempts}) must be at least 1": self.max_attempts >= 1,
             f"retry_wait_s ({self.retry_wait_s:g}) must be greater than 0": self.retry_wait_s > 0,
+            f"call_timeout_s ({self.call_timeout_s}) must be greater than 0": self.call_timeout_s is None
+            or self.call_timeout_s > 0,
+            f"max_parallel_calls ({self.max_parallel_calls}) must be at least 1": self.max_parallel_calls is None
+            or self.max_parallel_calls >= 1,
             f"min_call_s ({self.min_call_s:g}) must not be below 0": self.min_call_s >= 0,
         }
         if mistakes := [rule for rule, holds in rules.items() if not holds]:
@@ -121,8 +135,8 @@ class Controller:
         self._seen: set[str] = set()
         self._active: dict[str, ActiveWorkflow] = {}
         self._calls: dict[str, ActiveCall] = {}
-        self._timers: list[tuple[float, int, ActiveWorkflow, int | None]] = []
-        """``(time, number, workflow, slot to try again, or None for its deadline)``."""
+        self._timers: list[tuple[float, int, ActiveWorkflow, int | str | None]] = []
+        """``(time, number, workflow, slot to try again, or call to give up, or None for its deadline)``."""
         self._num_timers = 0
 
     @property
@@ -143,7 +157,7 @@ class Controller:
     @property
     def wake_at(self) -> float:
         """When ``Woken`` is due next; infinity if never. It may change with each event."""
-        while self._timers and self._timers[0][2].has_ended:
+        while self._timers and _is_void(*self._timers[0][2:]):
             heappop(self._timers)
         return self._timers[0][0] if self._timers else math.inf
 
@@ -218,7 +232,7 @@ class Controller:
         call = self._take(event.call_id)
         active, node, submit = call.workflow, call.node, call.submit
         self._times.add(submit.server, submit.strategy, t - call.submitted_at)
-        if active.has_ended:
+        if event.call_id not in active.in_flight:
             return []
         del active.in_flight[event.call_id]
         active.records.append(
@@ -237,10 +251,19 @@ class Controller:
             return self._end(active, t, Outcome.FINISHED, answer=event.text)
         return (yield from self._try_all(active, t, active.ready_after(node)))
 
+    def _gave_up(self, active: ActiveWorkflow, t: float, call_id: str) -> Decisions:
+        node = self._calls[call_id].node
+        del active.in_flight[call_id]
+        cancel: list[Command] = [Cancel(call_id)]
+        if not node.successors:
+            active.failure = f"given up after {self.options.call_timeout_s:g} s"
+            return cancel + self._end(active, t, Outcome.CALL_FAILED)
+        return cancel + (yield from self._try_all(active, t, active.ready_after(node)))
+
     def _call_failed(self, event: CallFailed) -> Decisions:
         call = self._take(event.call_id)
         active, slot = call.workflow, call.node.slot
-        if active.has_ended:
+        if event.call_id not in active.in_flight:
             return []
         del active.in_flight[event.call_id]
         active.failures[slot] += 1
@@ -252,20 +275,24 @@ class Controller:
     def _woken(self, t: float) -> Decisions:
         commands: list[Command] = []
         while self.wake_at <= t:
-            _, _, active, slot = heappop(self._timers)
-            if slot is None:
+            _, _, active, due = heappop(self._timers)
+            if due is None:
                 commands += self._end(active, t, Outcome.HOPELESS)
+            elif isinstance(due, str):
+                commands += yield from self._gave_up(active, t, due)
             else:
-                commands += yield from self._try(active, t, active.workflow.nodes[slot])
+                commands += yield from self._try_all(active, t, [active.workflow.nodes[due]])
         return commands
 
     # Steps.
 
     def _try_all(self, active: ActiveWorkflow, t: float, nodes: Sequence[Node]) -> Decisions:
+        """Begin what is ready, these nodes and those before them whose turn had not come."""
+        active.ready += nodes
+        limit = self.options.max_parallel_calls or len(active.workflow.nodes)
         commands: list[Command] = []
-        for node in nodes:
-            if not active.has_ended:
-                commands += yield from self._try(active, t, node)
+        while active.ready and len(active.in_flight) < limit and not active.has_ended:
+            commands += yield from self._try(active, t, active.ready.pop(0))
         return commands
 
     def _try(self, active: ActiveWorkflow, t: float, node: Node, avoid: int | None = None) -> Decisions:
@@ -304,6 +331,7 @@ class Controller:
             is_open=is_open,
         )
         server, strategy = self._checked((yield observation), is_open)
+        prompt, max_tokens = self._fitted(query, workflow, node, messages, server, strategy)
         path_s = self._times.path_s(server, strategy, node.calls_to_go)
         submit = Submit(
             call_id=f"{query.query_id}.{slot}.{active.failures[slot]}",
@@ -314,13 +342,38 @@ class Controller:
             strategy=strategy,
             priority=self._rule(t, active.deadline_s, path_s),
             deadline_s=active.deadline_s,
-            max_tokens=self.options.max_tokens,
-            prompt=build_prompt(query, workflow, node, messages, strategy),
+            max_tokens=max_tokens,
+            prompt=prompt,
         )
+        if self.options.call_timeout_s is not None:
+            self._set_timer(t + self.options.call_timeout_s, active, submit.call_id)
         active.in_flight[submit.call_id] = None
         self._calls[submit.call_id] = ActiveCall(active, node, submit, t)
         self._table.submitted(server)
         return submit
+
+    def _fitted(
+        self,
+        query: Query,
+        workflow: Workflow,
+        node: Node,
+        messages: Sequence[Message],
+        server: int,
+        strategy: str,
+    ) -> tuple[Prompt, int]:
+        """The prompt and the most tokens to generate, so that both together fit into the server's context.
+
+        The output has the first claim, up to half of the context; then the messages are cut, and what does not fit
+        even without them is taken from the output. A question that is too long as it is, is the server's to refuse.
+        """
+        prompt, max_tokens = build_prompt(query, workflow, node, messages, strategy), self.options.max_tokens
+        context = self._table.infos[server].max_model_len
+        if context is None or prompt.tokens + max_tokens <= context:
+            return prompt, max_tokens
+        excess = prompt.tokens + min(max_tokens, context // 2) - context
+        if excess > 0:
+            prompt = build_prompt(query, workflow, node, shortened(messages, excess), strategy)
+        return prompt, max(1, min(max_tokens, context - prompt.tokens))
 
     def _checked(self, answer: Answer, is_open: Sequence[bool]) -> tuple[int, str]:
         """An executor's choice, its server as Python's own int: policies like to return numpy's."""
@@ -338,6 +391,8 @@ class Controller:
 
     def _end(self, active: ActiveWorkflow, t: float, outcome: Outcome, answer: str | None = None) -> list[Command]:
         active.has_ended = True
+        cancelled = [*map(Cancel, active.in_flight)]
+        active.in_flight.clear()
         del self._active[active.query.query_id]
         latency_s = t - active.arrived_at
         finished = WorkflowFinished(
@@ -351,7 +406,7 @@ class Controller:
             calls=tuple(active.records),
             answer=answer,
         )
-        return [*map(Cancel, active.in_flight), finished]
+        return [*cancelled, finished]
 
     def _take(self, call_id: str) -> ActiveCall:
         call = self._calls.pop(call_id, None)
@@ -360,6 +415,11 @@ class Controller:
         self._table.ended(call.submit.server)
         return call
 
-    def _set_timer(self, t: float, active: ActiveWorkflow, slot: int | None) -> None:
-        heappush(self._timers, (t, self._num_timers, active, slot))
+    def _set_timer(self, t: float, active: ActiveWorkflow, due: int | str | None) -> None:
+        heappush(self._timers, (t, self._num_timers, active, due))
         self._num_timers += 1
+
+
+def _is_void(active: ActiveWorkflow, due: int | str | None) -> bool:
+    """Whether a timer has nothing to do any more."""
+    return active.has_ended or (isinstance(due, str) and due not in active.in_flight)

@@ -20,9 +20,14 @@ def none(t: float, deadline_s: float, path_s: float) -> int:
     return 0
 
 
-def edf(t: float, deadline_s: float, path_s: float) -> int:
+def edf_priority(deadline_s: float) -> int:
     """Earliest deadline first, in milliseconds: in whole seconds too many would tie."""
     return round(1000 * deadline_s)
+
+
+def edf(t: float, deadline_s: float, path_s: float) -> int:
+    """`edf_priority`, whatever the time and the work."""
+    return edf_priority(deadline_s)
 
 
 def edf_late_last(t: float, deadline_s: float, path_s: float) -> int:
@@ -31,7 +36,7 @@ def edf_late_last(t: float, deadline_s: float, path_s: float) -> int:
     Under overload EDF serves the calls that cannot be saved before those that can; as JITServe's SRTF policy (arXiv
     2504.20068) does not.
     """
-    return edf(t, deadline_s, path_s) if t <= deadline_s else LATE - edf(t, deadline_s, path_s)
+    return edf_priority(deadline_s) if t <= deadline_s else LATE - edf_priority(deadline_s)
 
 
 def least_slack(t: float, deadline_s: float, path_s: float) -> int:

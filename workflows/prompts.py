@@ -13,8 +13,9 @@ alternate too, and from which R1's template strips the reasoning. A template add
 before and after; they are not counted here.
 """
 
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .query import Query
 from .tokens import estimate_tokens
@@ -30,6 +31,8 @@ STRATEGIES = {
 _STRATEGY_TOKENS = {name: estimate_tokens(text) for name, text in STRATEGIES.items()}
 _BREAK = "\n\n"
 """Between the parts of a prompt; of no length of its own, because it begins or ends one of their tokens."""
+_CUT = "[...] "
+"""Where the begin of a message is missing; not counted, as the tokens of the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,31 @@ def build_prompt(query: Query, workflow: Workflow, node: Node, messages: Sequenc
     # The same role may come twice in a role set: then even this part is shared.
     prefix.append(((key, node.instruction, strategy), end))
     return Prompt(end, tuple(prefix), _text(query, workflow, node, messages, strategy))
+
+
+def shortened(messages: Sequence[Message], excess: int) -> list[Message]:
+    """Messages that are so many tokens shorter in all, as far as there is enough to cut.
+
+    The longest are cut first, down to one length for all that are cut, and each keeps its end, where its answer is.
+    """
+    longest = max((message.output_tokens for message in messages), default=0)
+    room = sum(message.output_tokens for message in messages) - excess
+
+    def fits(length: int) -> bool:
+        return sum(min(message.output_tokens, length) for message in messages) <= room
+
+    length = max(0, bisect_left(range(longest + 1), True, key=lambda each: not fits(each)) - 1)
+    return [_ending(message, length) for message in messages]
+
+
+def _ending(message: Message, tokens: int) -> Message:
+    """The last tokens of a message; of its text the same share, for only the server knows where its tokens end."""
+    if message.output_tokens <= tokens:
+        return message
+    text = message.text
+    if text is not None:
+        text = _CUT + text[len(text) - len(text) * tokens // message.output_tokens :]
+    return replace(message, output_tokens=tokens, text=text)
 
 
 def _message_tokens(message: Message) -> int:

@@ -14,6 +14,8 @@ class ServerInfo:
     model: str
     max_num_seqs: int
     """vLLM's limit on requests that run at once."""
+    max_model_len: int | None = None
+    """Most tokens of prompt and output together, to which calls are made to fit; None where it is not known."""
 
 
 class ServerTable:

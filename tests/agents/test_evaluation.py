@@ -8,8 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
-from inframind.agents import POLICIES, Cell, CellResult, Evaluation, World, arrivals, cell_to_bytes, read_cell
+from inframind.agents import (
+    POLICIES,
+    Cell,
+    CellResult,
+    Evaluation,
+    Policy,
+    Setting,
+    World,
+    arrivals,
+    cell_to_bytes,
+    policies,
+    read_cell,
+)
+from inframind.agents.evaluation import gauge_found
 from inframind.sim import load_pool
 from inframind.sim.outcomes import OutcomeModel
 
@@ -87,8 +101,8 @@ def test_runs_repeat(outcomes: OutcomeModel) -> None:
 
 def test_steady_state_leaves_out_both_ends(outcomes: OutcomeModel) -> None:
     """Of 5 + 10 + 5 queries the middle ones count, and polls only while they arrive."""
-    evaluation = Evaluation(protocol="steady-state", num_queries=10, warm_up_queries=5)
-    all_of_them = world(outcomes, Evaluation(num_queries=20)).run(CELL)
+    evaluation = Evaluation(protocol="steady-state", num_queries=10, warm_up_queries=5, planner="single")
+    all_of_them = world(outcomes, Evaluation(num_queries=20, planner="single")).run(CELL)
     steady = world(outcomes, evaluation).run(CELL)
 
     pd.testing.assert_frame_equal(
@@ -109,7 +123,7 @@ def test_hopeless_workflows_have_no_answer(outcomes: OutcomeModel) -> None:
 
 
 def test_the_file_of_a_cell_loses_nothing(outcomes: OutcomeModel, tmp_path: Path) -> None:
-    result = world(outcomes, Evaluation(num_queries=20)).run(CELL)
+    result = world(outcomes, Evaluation(num_queries=20, planner="single")).run(CELL)
     path = tmp_path / "cell.parquet"
     path.write_bytes(cell_to_bytes(result))
     back = read_cell(path)
@@ -128,3 +142,64 @@ def test_utilisation_and_queues_are_those_of_the_polls(outcomes: OutcomeModel) -
     assert set(busy.values()) == {0.0}
     assert result.queues["deepseek-r1-32b"].max() == 40 - 16
     assert np.all(result.queues["llama-3b"] == 0)
+
+
+def test_a_trained_policy_is_an_entry_like_a_rule(
+    outcomes: OutcomeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for its loading: what it is given is the folder and the setting, and what it returns decides."""
+    seen = []
+
+    def load(folder: Path, given: Setting) -> Policy:
+        seen.append((folder, given.seed, [server.scheduler.policy for server in given.servers]))
+        return POLICIES["cheapest"](given)
+
+    monkeypatch.setattr(policies, "load_trained", load)
+    shared = world(outcomes, Evaluation(num_queries=5, policies=("jsq", f"{tmp_path}/mine", "cheapest")))
+    mine, cheapest = (shared.run(replace(CELL, policy=name)) for name in ("mine", "cheapest"))
+
+    assert seen == [(tmp_path / "mine", 1, ["priority"] * 5)]
+    pd.testing.assert_frame_equal(mine.workflows, cheapest.workflows)
+
+
+def test_predictors_take_the_place_of_step_times(outcomes: OutcomeModel) -> None:
+    """Told that the third server answers at once and the others never, shortest-expected-delay goes there alone."""
+
+    class Third:
+        def latency_map(self, *_: object) -> NDArray[np.float64]:
+            return np.where(np.arange(5)[:, None] == 2, 0.0, np.full((5, 3), 1e6))
+
+    evaluation = Evaluation(num_queries=5)
+    told = World(evaluation, load_pool("h200", Path()), outcomes, Third())
+    cell = replace(CELL, policy="shortest-expected-delay")
+
+    assert set(told.run(cell).choices["server"]) == {"qwen-coder-14b"}
+    assert "qwen-coder-14b" not in set(world(outcomes, evaluation).run(cell).choices["server"])
+
+
+def test_the_longest_path_leaves_out_the_turns(outcomes: OutcomeModel) -> None:
+    """Alone on the pool, with its calls one after another: latency is their sum, the path the longest and the last."""
+    evaluation = Evaluation(num_queries=1, planner="IO/MathSolver+Inspector", domains=("math",))
+    (at_once,) = world(outcomes, evaluation).run(CELL).workflows.to_dict("records")
+    in_turn = world(outcomes, evaluation.model_copy(update={"max_parallel_calls": 1})).run(CELL)
+    (row,) = in_turn.workflows.to_dict("records")
+
+    assert at_once["path_s"] == pytest.approx(at_once["latency_s"])
+    assert row["latency_s"] > row["path_s"] > 0
+
+
+def test_calls_that_are_given_up_count_until_then(outcomes: OutcomeModel) -> None:
+    """No call of the 32B ends within 10 ms: no answers, and each path is as long as the time allowed."""
+    evaluation = Evaluation(num_queries=5, call_timeout_s=0.01, planner="single")
+    workflows = world(outcomes, evaluation).run(replace(CELL, policy="always-large")).workflows
+
+    assert set(workflows["outcome"]) == {"failed: call failed"}
+    assert workflows["path_s"].tolist() == pytest.approx([0.01] * 5)
+
+
+def test_queues_as_calls_find_them() -> None:
+    """Polls each second; of three calls one comes before the second poll, two after the third."""
+    samples = pd.DataFrame({"time_s": [0.0, 1.0, 2.0], "server": "a", "waiting": [0, 4, 6]})
+    calls = pd.DataFrame({"arrival_s": [0.5, 2.0, 9.0]})
+
+    assert gauge_found(samples, calls, "waiting", ["a"]) == [4.0]

@@ -26,6 +26,7 @@ def test_figures_of_four_workflows() -> None:
     assert total["latency_p50_s"] == 20.0
     assert total["latency_p95_s"] == pytest.approx(20 + 0.9 * 30)
     assert total["latency_p99_s"] == pytest.approx(20 + 0.98 * 30)
+    assert total["path_mean_s"] == pytest.approx((5 + 20 + 50 + 50) / 4)
     assert total["budget_used"] == pytest.approx((0.5 + 2.0 + 0.5) / 3)
     assert (total["calls"], total["tokens"], total["wasted_tokens"]) == (1.0, 100.0, 50.0)
     assert total["utilisation"] == pytest.approx(0.4)

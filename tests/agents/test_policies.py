@@ -73,8 +73,17 @@ def test_cheapest_and_always_large_look_at_the_size_alone() -> None:
     assert choose("always-large", busy) == [(LARGE, "Concise")]
 
 
-def test_jsq_takes_the_shorter_queue_and_the_first_of_equals() -> None:
-    assert choose("jsq", look(outstanding=(3, 2)), look(outstanding=(2, 2))) == [(1, "Concise"), (0, "Concise")]
+def test_jsq_takes_the_shorter_queue() -> None:
+    assert choose("jsq", look(outstanding=(3, 2)), look(outstanding=(2, 3))) == [(1, "Concise"), (0, "Concise")]
+
+
+def test_jsq_takes_any_of_equals_by_the_call_alone() -> None:
+    """200 ties: 100 for each server, give or take 4 standard deviations; asked in another order, the same."""
+    seen = [look(query_id=f"q{index}", outstanding=(2, 2)) for index in range(200)]
+    servers = [server for server, _ in choose("jsq", *seen)]
+
+    assert abs(servers.count(0) - 100) < 4 * 7.1
+    assert [server for server, _ in choose("jsq", *seen[::-1])] == servers[::-1]
 
 
 def test_power_of_two_compares_both_where_there_are_two() -> None:
@@ -151,11 +160,16 @@ def test_moa_has_all_propose_and_the_largest_join() -> None:
     slots = [look(topology=plan[0], role_set=plan[1], slot=slot) for slot in range(3)]
 
     assert plan == ("IO", "MathSolver+MathSolver")
-    assert [tuple(policy.executor.choose(seen)) for seen in slots] == [
-        (SMALL, "DeepThink"),
-        (LARGE, "DeepThink"),
-        (LARGE, "DeepThink"),
-    ]
+    assert [policy.executor.choose(seen).server for seen in slots] == [SMALL, LARGE, LARGE]
+
+
+def test_moa_asks_plainly() -> None:
+    """Half of 200 calls are short, half are long, give or take 4 standard deviations."""
+    seen = [look(query_id=f"q{index}", topology="IO", role_set="MathSolver+MathSolver") for index in range(200)]
+    strategies = Counter(strategy for _, strategy in choose("moa", *seen))
+
+    assert set(strategies) == {"Concise", "DeepThink"}
+    assert abs(strategies["Concise"] - 100) < 4 * 7.1
 
 
 def test_masrouter_is_blind_to_load_and_its_agents_keep_their_llm() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from inframind.calibration import LogCheck, as_document, check_logs, headline, predict, read_logs
 from inframind.calibration.check import in_flight
-from inframind.calibration.fingerprint import fingerprint
+from inframind.calibration.fingerprint import fingerprints
 from inframind.sim import ServerSection
 from inframind.traces import TraceError, read_requests
 
@@ -132,6 +132,18 @@ def test_a_step_time_that_is_30_percent_off_is_seen(tmp_path: Path, parameter: s
     assert (error(checked, metric) > 0) == (factor > 1)
     end = found.error_interval.low if factor > 1 else found.error_interval.high
     assert (end["mean"] > 0) == (factor > 1)
+
+
+def test_a_client_that_waits_for_answers_waits_for_the_simulated_ones_too(tmp_path: Path) -> None:
+    """A tenth too slow is a tenth too slow, although each request was sent when the measured one before it ended."""
+    lengths = pd.DataFrame({"arrival_s": 0.0, "prompt_tokens": [100, 500] * 10, "output_tokens": [50, 1] * 10})
+    log = measured(lengths.assign(closed_loop=1), batching())
+    log["arrival_s"] = log["e2e_s"].cumsum() - log["e2e_s"]
+
+    checked = check(write(tmp_path, log), batching(**{name: 1.1 * value for name, value in STEP_TIME.items()}))
+
+    for metric in ("ttft_s", "tpot_s", "e2e_s"):
+        assert error(checked, metric) == pytest.approx(0.1, abs=1e-3)
 
 
 # Spread.
@@ -261,6 +273,19 @@ def test_samples_that_cannot_be_used_are_told(tmp_path: Path, text: str, note: s
 
     assert checked.observed_samples.empty
     assert checked.notes[0].startswith(note)
+
+
+@pytest.mark.parametrize("torn", ["1,slo\n", "1,slow,5,1\n", "1,slow,1,sl2,slow,0,1,0.5\n", "1,sl2,slow,0,1,0.5\n"])
+def test_samples_that_a_crash_tore_are_left_out_and_told(tmp_path: Path, torn: str) -> None:
+    """The last of a run, or with the first of the next one behind it."""
+    text = f"time_s,server,waiting,running,kv_usage\n0,slow,1,1,0.5\n{torn}3,slow,0,1,0.5\n"
+    write(tmp_path, text, "samples.csv")
+
+    checked = check(write(tmp_path, FOUR), server())
+
+    assert checked.observed_samples["time_s"].tolist() == [0.0, 3.0]
+    assert checked.observed_samples["waiting"].tolist() == [1.0, 0.0]
+    assert checked.notes == ("1 of 3 rows of samples.csv are not whole and left out.",)
 
 
 def test_samples_beside_two_logs_are_nobodys(tmp_path: Path) -> None:
@@ -425,7 +450,7 @@ def test_of_a_pools_log_the_requests_of_this_server_are_checked(tmp_path: Path) 
 def fitted_on(*logs: pd.DataFrame, max_num_running: int = 1) -> ServerSection:
     requests = {
         "logs": ["log.csv"] * len(logs),
-        "fingerprints": [fingerprint(log) for log in logs],
+        "fingerprints": [each for log in logs for each in fingerprints(log)],
         **{"max_rate_per_s": 100.0, "max_prompt_tokens": 5000, "max_output_tokens": 5000},
         "max_num_running": max_num_running,
         "errors": {},
@@ -449,6 +474,18 @@ def test_a_log_of_the_fit_is_in_sample_whatever_its_name(tmp_path: Path) -> None
     assert [checked.in_sample for checked in checks] == [False, True]
     assert " on log; " in headline(checks)
     assert " on seen, in sample: the server file was fitted on it; " in headline(checks[1:])
+
+
+def test_a_condition_of_a_log_of_the_fit_is_in_sample(tmp_path: Path) -> None:
+    """Cut out of the profile's folder into a file of its own."""
+    whole = pd.read_csv(write(tmp_path, FOUR)).assign(condition=["a", "a", "b", "b"])
+    of = fitted_on(whole)
+    logs = [
+        write(tmp_path, whole[whole["condition"] == "b"].drop(columns="condition"), "b.csv"),
+        write(tmp_path, whole[1:3], "both.csv"),
+    ]
+
+    assert [checked.in_sample for checked in check_logs(read_logs(logs, of), of)] == [True, False]
 
 
 def test_a_replay_beyond_the_fit_is_an_extrapolation(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Fit a server file to request logs. The oracle is the simulator itself: known parameters must come back."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from inframind.calibration import Fit, fit_server, fitted_toml, predict
-from inframind.calibration.fit_objective import run_log
+from inframind.calibration.fit_objective import MeasuredLog, Objective, run_log
+from inframind.calibration.fit_options import assume
+from inframind.calibration.step_estimates import estimate_steps, measured_times
 from inframind.sim import SchedulerOptions, ServerOptions, ServerToFit, StepTime, load_server
 from inframind.sim.server_file import SchedulerToFit
 from inframind.traces import ConfigError, TraceError, read_requests
@@ -90,20 +94,81 @@ def mean_errors(predicted: pd.DataFrame) -> Mapping[str, float]:
 # Known parameters come back.
 
 
-@pytest.mark.parametrize("steps", [GPU, CPU], ids=["gpu", "cpu"])
-def test_known_parameters_come_back(steps: StepTime) -> None:
-    """The large ones to a few per cent, the small ones within four of their standard errors."""
-    log = poisson(1, 300, 6) if steps is GPU else poisson(1, 250, 0.3, prompt=250, output=40)
+LOGS = {
+    "gpu": (GPU, poisson(1, 300, 6)),
+    "cpu": (CPU, poisson(1, 250, 0.3, prompt=250, output=40)),
+}
 
-    result = fit(measured(log, steps))
+
+@functools.cache
+def known(name: str, noise: float = 0.0) -> tuple[pd.DataFrame, Fit]:
+    """A log of a server with known parameters, and its fit."""
+    steps, requests = LOGS[name]
+    log = measured(requests, steps, noise=noise)
+    return log, fit(log)
+
+
+def parameters(steps: StepTime, client_s: float) -> dict[str, float]:
+    return asdict(steps) | {"client_overhead_s": client_s}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_known_parameters_come_back(name: str) -> None:
+    """What makes up most of the times to a few per cent, all of them within what their standard errors say: of 14
+    normal deviates, three beyond 2 or one beyond 4 have a chance of 2 %."""
+    steps = LOGS[name][0]
+    _, result = known(name)
     found = result.server.step_time
+    truth = parameters(steps, CLIENT_S)
+    fitted = parameters(result.server.options().step_time, result.server.client.overhead_s)
+    off = {each: (fitted[each] - truth[each]) / error for each, error in result.std_errors.items()}
 
-    assert found.fixed_s == pytest.approx(steps.fixed_s, rel=0.03)
+    assert found.fixed_s == pytest.approx(steps.fixed_s, rel=0.05)
     assert found.prefill_token_s == pytest.approx(steps.prefill_token_s, rel=0.08)
-    for name in ("decode_s", "context_token_s", "prefill_pair_s"):
-        assert abs(getattr(found, name) - getattr(steps, name)) < 4 * result.std_errors[name], name
-    assert result.server.client.overhead_s == pytest.approx(CLIENT_S, abs=0.01)
+    assert result.server.client.overhead_s == pytest.approx(CLIENT_S, abs=0.2 * steps.fixed_s)
     assert all(abs(error) < 0.02 for error in result.quality[0].errors.values())
+    assert result.std_errors["fixed_s"] < 0.05 * steps.fixed_s
+    assert result.std_errors["prefill_token_s"] < 0.1 * steps.prefill_token_s
+    assert max(map(abs, off.values())) < 4, off
+    assert sum(abs(z) > 2 for z in off.values()) <= 2, off
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_search_gets_to_the_minimum(name: str) -> None:
+    """The cost where it ends is about that at the truth or less, both averaged over the jumps around them."""
+    steps = LOGS[name][0]
+    log, result = known(name)
+    times = measured_times(log, SCHEDULER.block_size, has_prefix_caching=False)
+    objective = Objective([MeasuredLog("log", log, times)], estimate_steps([times], SCHEDULER.max_num_batched_tokens))
+    options = ServerOptions("server", "model", SCHEDULER, steps)
+    random = np.random.default_rng(0)
+
+    def in_order(steps: StepTime, client_s: float) -> NDArray[np.float64]:
+        share = steps.free_prefill_tokens * steps.prefill_token_s / steps.fixed_s
+        fields = (steps.fixed_s, steps.prefill_token_s, steps.decode_s, steps.context_token_s, steps.prefill_pair_s)
+        return np.array([*fields, share, client_s])
+
+    def cost(center: NDArray[np.float64]) -> float:
+        around = center * (1 + 0.003 * random.standard_normal((20, len(center))))
+        mean = np.mean([objective.residuals(objective.simulate(options, each), each) for each in around], axis=0)
+        return float(mean @ mean)
+
+    truth = in_order(steps, CLIENT_S)
+    objective.reweigh(objective.simulate(options, truth))
+    assert cost(in_order(result.server.options().step_time, result.server.client.overhead_s)) <= 1.5 * cost(truth)
+
+
+def test_a_thousandth_more_or_less_changes_a_fit_little() -> None:
+    """Other rounding, another machine: what is predicted stays the same within 1 %."""
+    log, result = known("gpu")
+    factor = 1 + 0.001 * np.random.default_rng(1).standard_normal((len(log), 2))
+
+    other = fit(log.assign(ttft_s=log["ttft_s"] * factor[:, 0], e2e_s=log["e2e_s"] * factor[:, 1]))
+
+    # So many that the means of one replay do not jump themselves.
+    long = measured(poisson(2, 2000, 6), noise=0.0)
+    now, then = (mean_errors(predict(long, each.server)) for each in (result, other))
+    assert all(abs(now[name] - then[name]) < 0.01 for name in now), (now, then)
 
 
 def test_a_fit_predicts_loads_that_it_has_not_seen() -> None:
@@ -127,7 +192,7 @@ def test_five_per_cent_stragglers_change_little() -> None:
 
 
 def test_a_fit_is_the_same_each_time() -> None:
-    log = measured(poisson(1, 60, 5))
+    log = measured(poisson(1, 40, 5))
 
     assert fitted_toml(fit(log).server) == fitted_toml(fit(log).server)
 
@@ -240,9 +305,25 @@ def test_more_at_a_time_than_one_engine_may_run_are_several_engines() -> None:
     assert any("data_parallel_size = 2" in remark for remark in result.remarks)
 
 
+def test_a_request_that_was_held_up_outside_the_server_makes_no_second_engine() -> None:
+    """Its client read late: it seems to run for half of the log, beside as many others as there are slots."""
+    scheduler = replace(SCHEDULER, max_num_seqs=4)
+    log = measured(poisson(1, 60, 8), scheduler=scheduler)
+    log.loc[5, "e2e_s"] += log["arrival_s"].max() / 2
+    estimate = estimate_steps([measured_times(log, 16, has_prefix_caching=False)], 2048)
+
+    assert assume(to_fit(scheduler), estimate, 8000).data_parallel_size == 1
+
+
 def test_options_that_do_not_go_together_are_a_mistake() -> None:
-    with pytest.raises(ConfigError, match=r"max_num_batched_tokens \(64\) < max_num_seqs \(128\)"):
+    """One line for each, and nothing of how it was found."""
+    with pytest.raises(ConfigError) as caught:
         fit(measured(poisson(1, 60, 2)), to_fit(replace(SCHEDULER, max_num_batched_tokens=64)))
+
+    assert str(caught.value).splitlines() == [
+        "server 'server': 1 problem(s)",
+        "  scheduler: max_num_batched_tokens (64) < max_num_seqs (128)",
+    ]
 
 
 # Logs that are not whole.
@@ -277,6 +358,21 @@ def test_too_few_measured_requests_are_a_mistake() -> None:
 
     with pytest.raises(TraceError, match="5 of 30 requests have ttft_s and e2e_s"):
         fit(few)
+
+
+def test_times_of_0_were_not_measured() -> None:
+    with pytest.raises(TraceError, match="0 of 30 requests have ttft_s and e2e_s greater than 0"):
+        fit(poisson(1, 30, 2).assign(ttft_s=0.0, e2e_s=0.0))
+
+
+def test_what_a_fit_cannot_explain_is_said() -> None:
+    """First tokens that came ten times as late as the server gave them, with nobody else there."""
+    log = measured(poisson(1, 60, 1).assign(arrival_s=np.arange(60) * 30.0))
+    late = log.assign(ttft_s=log["ttft_s"] + 20 * (log.index % 3 == 0))
+
+    result = fit(late.assign(e2e_s=late["ttft_s"] + log["e2e_s"] - log["ttft_s"]))
+
+    assert any("mean TTFT is off by" in remark for remark in result.remarks)
 
 
 def test_a_log_without_measured_columns_is_a_mistake() -> None:
@@ -329,8 +425,8 @@ def test_real_runs_are_reproduced(shared_data: Path, name: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["RTX4090__Llama-3.1-8B", "RTXPRO6000__Llama-3.1-8B"])
-def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path, name: str) -> None:
+def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path) -> None:
+    name = "RTXPRO6000__Llama-3.1-8B"
     requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")
     scheduler = SchedulerToFit(max_num_batched_tokens=2048, async_scheduling=False, **REAL[name])
 

@@ -21,7 +21,7 @@ from fake_vllm import Behaviour, FakeVllm
 from inframind.calibration.profile import ProfileOptions, ProfileReport, profile_server, record_loads
 from inframind.calibration.profile_plan import Ask, Condition, with_shared_starts
 from inframind.calibration.profile_server_file import Stated
-from inframind.live import RequestError, ServerError
+from inframind.live import Client, RequestError, ServerError
 from inframind.sim import load_server_to_fit
 from inframind.traces import ConfigError, read_requests
 
@@ -99,6 +99,8 @@ def test_the_table_holds_every_finished_request_but_the_warm_up(good: Good) -> N
     assert frame["arrival_s"].is_monotonic_increasing
     assert (frame["ttft_s"] <= frame["e2e_s"]).all()
     assert set(frame["condition"]) == report.conditions.keys() - {"warm-up"}
+    loops = frame.groupby("condition")["closed_loop"].unique()
+    assert (loops["light"], loops["saturate-2"], loops["open-1.2"]) == ([1], [2], [0])
 
 
 def test_queues_are_sampled(good: Good) -> None:
@@ -340,6 +342,42 @@ def test_another_server_is_not_taken_for_the_first(tmp_path: Path) -> None:
         "the server's max_model_len was 2048, and is 1024",
         "the server's num_gpu_blocks was 500, and is 400",
     )
+
+
+def test_a_restarted_server_is_warmed_up_again(tmp_path: Path) -> None:
+    """Once for each process, before anything that counts; and it may have a block more or less."""
+    folder = tmp_path / "log"
+    with FakeVllm(Behaviour(step_s=0.002)) as server:
+        swept(server, folder)
+        complete = len(lines(folder))
+        server.behaviour.process_start_s, server.behaviour.num_gpu_blocks = 2000.0, 499
+        report = swept(server, folder, resume=True)
+        warmed_up = len(lines(folder))
+        again = swept(server, folder, resume=True)
+
+    assert {line["condition"] for line in lines(folder)[complete:]} == {"warm-up"}
+    assert len(lines(folder)) == warmed_up > complete
+    assert "warm-up" not in set(read_requests(folder / "requests.csv")["condition"])
+    assert report.remarks == (
+        "the server's num_gpu_blocks was 500, and is 499: a restart does that, and it is the same server",
+    )
+    assert again.remarks == ()
+    assert load_server_to_fit(folder / "server.toml").scheduler.num_blocks == 499
+
+
+def test_a_profile_that_is_stopped_before_it_began_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(_: Client) -> float:
+        raise KeyboardInterrupt
+
+    with FakeVllm() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("inframind.calibration.profile.round_trip_s", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                loaded(server, tmp_path / "log", light())
+        assert not (tmp_path / "log").exists()
+        assert loaded(server, tmp_path / "log", light()).num_finished == 4
 
 
 def test_another_sweep_is_not_mixed_with_the_first(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from inframind.calibration.profile_log import COMPLETE, STOPPED, ProfileLog, Stay
-from inframind.calibration.profile_plan import WARM_UP, Ask
+from inframind.calibration.profile_plan import WARM_UP, Ask, Condition
 from inframind.live import Call, Gauges, Outcome
 from inframind.traces import ConfigError, read_requests
 
@@ -32,13 +32,11 @@ def finished(sent_s: float, ttft_s: float = 0.1, e2e_s: float = 0.3, tokens: tup
 
 def add(log: ProfileLog, condition: str, attempt: int, call: Call, ask: Ask | None = None) -> None:
     assert call.sent_s is not None
-    log.add_request(condition, attempt, ask or Ask(5, 3), call, ORIGIN_S, call.sent_s - 0.002)
+    log.add_request(Condition(condition, ()), attempt, ask or Ask(5, 3), call, ORIGIN_S, call.sent_s - 0.002)
 
 
 def new_log(folder: Path) -> ProfileLog:
-    log = ProfileLog(folder, resume=False)
-    log.write_facts({"started_at": "2026-01-01T00:00:00+00:00"})
-    return log
+    return ProfileLog(folder, {"started_at": "2026-01-01T00:00:00+00:00"})
 
 
 def complete(log: ProfileLog, condition: str, *calls: Call, outcome: str = COMPLETE) -> None:
@@ -54,7 +52,7 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
         complete(log, "light", finished(2.0), finished(1.0, ttft_s=0.2))
         log.add_sample(1.5, "s", Gauges(waiting=3, running=2, kv_usage=0.25, process_start_s=0.0))
         log.add_sample(9.0, "s", Gauges(waiting=0, running=0, kv_usage=0.0, process_start_s=0.0))
-    with ProfileLog(tmp_path / "log", resume=True) as again:
+    with ProfileLog(tmp_path / "log") as again:
         ended = again.ended()["light"]
 
     assert [answer.arrival_s for answer in ended.answers] == [1.0, 2.0]  # by arrival
@@ -75,10 +73,10 @@ def test_a_line_that_a_crash_tore_costs_only_itself(tmp_path: Path) -> None:
     for name in ("requests.jsonl", "conditions.jsonl", "samples.csv"):
         with (tmp_path / "log" / name).open("a") as sink:
             sink.write('{"condition": "li')
-    with ProfileLog(tmp_path / "log", resume=True) as log:
+    with ProfileLog(tmp_path / "log") as log:
         complete(log, "other", finished(7.0))
         log.add_sample(7.0, "s", Gauges(0, 1, 0.0, 0.0))
-    with ProfileLog(tmp_path / "log", resume=True) as again:
+    with ProfileLog(tmp_path / "log") as again:
         assert list(again.ended()) == ["light", "other"]
         assert [line["arrival_s"] for line in again.requests] == [1.0, 7.0]
         assert [sample["time_s"] for sample in again.samples] == [7.0]
@@ -88,7 +86,7 @@ def test_each_try_at_a_condition_has_a_number(tmp_path: Path) -> None:
     """Also one of which a crash left only the begin."""
     with new_log(tmp_path / "log") as log:
         assert log.begin("light", 0.0) == 1
-    with ProfileLog(tmp_path / "log", resume=True) as log:
+    with ProfileLog(tmp_path / "log") as log:
         assert log.begin("light", 5.0) == 2
         assert log.begin("other", 5.0) == 1
 
@@ -116,7 +114,7 @@ def test_the_table_is_one_that_the_readers_know(tmp_path: Path) -> None:
 
 
 def table(folder: Path) -> pd.DataFrame:
-    with ProfileLog(folder, resume=True) as log:
+    with ProfileLog(folder) as log:
         return log.requests_table()
 
 
@@ -160,19 +158,32 @@ def test_a_profile_is_not_written_over(tmp_path: Path) -> None:
     with new_log(tmp_path / "log"):
         pass
     with pytest.raises(ConfigError, match="--resume goes on with the profile in it"):
-        ProfileLog(tmp_path / "log", resume=False)
+        new_log(tmp_path / "log")
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is there already: name another folder"):
-        ProfileLog(tmp_path, resume=False)
+        new_log(tmp_path)
     with pytest.raises(ConfigError, match=r"no profile to resume: server.json cannot be read"):
-        ProfileLog(tmp_path, resume=True)
+        ProfileLog(tmp_path)
     with pytest.raises(ConfigError, match="is there already"):
-        ProfileLog(tmp_path / "notes.txt", resume=False)
+        new_log(tmp_path / "notes.txt")
 
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_profile_can_be_gone_on_with_from_its_first_file_on(tmp_path: Path) -> None:
+    """A crash may come before the logs are there."""
+    with new_log(tmp_path / "log"):
+        pass
+    for name in ("requests.jsonl", "conditions.jsonl", "samples.csv"):
+        (tmp_path / "log" / name).unlink()
+
+    with ProfileLog(tmp_path / "log") as again:
+        complete(again, "light", finished(1.0))
+
+    assert table(tmp_path / "log")["arrival_s"].tolist() == [1.0]
 
 
 def test_facts_are_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inframind.calibration.profile_log import COMPLETE, ProfileLog, Stay
-from inframind.calibration.profile_plan import BURST, PRIORITY, Answer, Ask, Ended
+from inframind.calibration.profile_plan import BURST, PRIORITY, Answer, Ask, Condition, Ended
 from inframind.calibration.profile_server_file import (
     Option,
     Stated,
@@ -23,7 +23,7 @@ FACTS = ServerFacts("http://h:1", "owner/name", "0.32.0", 2048, 364, 128, True, 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[ProfileLog]:
-    with ProfileLog(tmp_path / "log", resume=False) as log:
+    with ProfileLog(tmp_path / "log", {"started_at": "then"}) as log:
         yield log
 
 
@@ -90,6 +90,15 @@ def test_a_batch_that_stays_full_while_others_wait_is_the_limit(log: ProfileLog)
     assert options(log)["max_num_seqs"].value == 8
 
 
+def test_slots_that_a_step_has_just_freed_do_not_hide_the_limit(log: ProfileLog) -> None:
+    """A minute of short requests on a real server with 8 slots, as it was polled."""
+    for running, times in ((6, 8), (7, 5), (8, 3)):
+        for _ in range(times):
+            sample(log, 5, running)
+
+    assert options(log)["max_num_seqs"].value == 8
+
+
 @pytest.mark.parametrize(
     "samples",
     [
@@ -118,8 +127,9 @@ def test_an_assumed_limit_fits_the_tokens_of_a_step(log: ProfileLog) -> None:
 def burst(log: ProfileLog, step_tokens: dict[str, float]) -> None:
     attempt = log.begin(BURST, 0.0)
     for _ in range(8):
-        call = Call([7], 1, None, 1.0, 2.0, 2.0, 1, (1000, 1), Outcome.FINISHED)
-        log.add_request(BURST, attempt, Ask(1000, 1), call, 0.0, 0.0)
+        call = Call([7], 1, sent_s=1.0, first_token_s=2.0, last_token_s=2.0, num_chunks=1, usage=(1000, 1))
+        call.outcome = Outcome.FINISHED
+        log.add_request(Condition(BURST, ()), attempt, Ask(1000, 1), call, 0.0, 0.0)
     log.end(Stay(BURST, attempt, 0.0, 9.0, COMPLETE, step_tokens))
 
 
@@ -179,8 +189,9 @@ def test_a_statement_that_the_probe_contradicts_is_marked(log: ProfileLog) -> No
     attempt = log.begin(PRIORITY, 0.0)
     for index, rank in enumerate(DEALT):
         first_s = 0.1 + index // 4
-        call = Call([7], 16, rank, 0.0, first_s, first_s + 0.9, 16, (16, 16), Outcome.FINISHED)
-        log.add_request(PRIORITY, attempt, Ask(16, 16, priority=rank), call, 0.0, 0.0)
+        call = Call([7], 16, rank, sent_s=0.0, first_token_s=first_s, last_token_s=first_s + 0.9, usage=(16, 16))
+        call.outcome = Outcome.FINISHED
+        log.add_request(Condition(PRIORITY, ()), attempt, Ask(16, 16, priority=rank), call, 0.0, 0.0)
     log.end(Stay(PRIORITY, attempt, 0.0, 9.0, COMPLETE, {}))
 
     assert options(log)["policy"] == Option("policy", "fcfs", "shown: in a queue of requests with priorities")

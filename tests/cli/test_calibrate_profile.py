@@ -66,17 +66,18 @@ def test_a_model_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("key", "told"), [("", "401 Unauthorized: it wants an API key"), ("wrong-key", "403 Forbidden")]
+    ("key", "told"),
+    [("", "401 Unauthorized: it wants an API key"), ("wrong-key", "403 Forbidden: the API key is wrong")],
 )
 def test_a_key_that_the_server_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str, told: str
 ) -> None:
-    monkeypatch.setenv("INFRAMIND_API_KEY", key)
+    monkeypatch.setenv("MY_KEY", key)
     with FakeVllm(Behaviour(api_key="right-key")) as server:
-        assert profile(server, tmp_path / "log") == 2
+        assert profile(server, tmp_path / "log", "--api-key-env", "MY_KEY") == 2
 
     said = capsys.readouterr().err
-    assert told in said
+    assert said.endswith(f"{told}; the key is taken from the environment variable MY_KEY\n")
     assert "wrong-key" not in said
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from html_page import Page, in_browser, shown
 
-from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, load_evaluation
+from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, load_evaluation, policies
 from inframind.cli import main
 from inframind.sim.outcomes import OutcomeModel
 
@@ -155,6 +155,12 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         ("seeds=[]", "seeds: must have at least one entry, got []"),
         ("rates_per_min=[0]", "rates_per_min[0]: must be greater than 0, got 0"),
         ('policies=["jsq", "jsq"]', "policies: a value occurs twice"),
+        ('policies=["mine"]', "a trained one is named by its folder, with a slash: ./mine"),
+        ('policies=["runs/mine"]', "policies[0]: no trained policy is there:"),
+        ('policies=["a/jsq", "jsq"]', "policies: two are called 'jsq' in tables"),
+        ('predictors="nowhere"', "nowhere"),
+        ("call_timeout_s=0", "call_timeout_s: must be greater than 0, got 0"),
+        ("max_parallel_calls=0", "max_parallel_calls: must be greater than or equal to 1, got 0"),
     ],
 )
 def test_mistakes_have_a_line_each(setting: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +206,32 @@ def test_the_shipped_example_loads() -> None:
 
     assert len(list(evaluation.cells())) == 7 * 2 * 3 * 3
     assert len(pool.servers) == 5
+
+
+@pytest.mark.parametrize("name", ["paper-moa", "paper-masrouter"])
+def test_the_authors_runs_load(name: str) -> None:
+    evaluation, _ = load_evaluation(ROOT / "docs" / "examples" / f"{name}.toml", [], OutcomeModel.shipped())
+
+    assert len(list(evaluation.cells())) == 5 * 5
+    assert evaluation.controller_options("fcfs").call_timeout_s == 600
+
+
+def test_a_policy_trained_anew_is_another_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells are not gone on with when its weights have changed under the same name."""
+    monkeypatch.setattr(policies, "load_trained", lambda folder, given: POLICIES["jsq"](given))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "policy.json").write_text("{}")
+    words = ["--set", 'policies=["./mine"]', "--set", "rates_per_min=[20]", "--set", "num_queries=3"]
+    path = write(tmp_path)
+    assert evaluate(path, tmp_path / "out", *words) == 0
+    assert evaluate(path, tmp_path / "out", *words) == 0
+
+    (tmp_path / "mine" / "policy.json").write_text('{"new": 1}')
+    assert evaluate(path, tmp_path / "out", *words) == 2
+    assert "is now" in problems(capsys)
+    assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["policy"]) == {"mine"}
 
 
 def test_the_page_names_every_key_policy_scheduler_and_figure() -> None:

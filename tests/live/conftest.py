@@ -56,6 +56,19 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def live_section(smollm2: Path) -> str:
+    """Of a pool file: how that model is started."""
+    environment = ", ".join(f'{name} = "{value}"' for name, value in ENVIRONMENT.items())
+    return f"""
+[servers.live]
+model_path = "{smollm2}"
+vllm_python = "{VLLM_PYTHON}"
+extra_args = ["--dtype", "bfloat16", "--enforce-eager"]
+env = {{ {environment} }}
+"""
+
+
+@pytest.fixture(scope="session")
 def real_server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     """SmolLM2-135M with 8 slots, first come first served; up in about 30 s."""
     with socket.socket() as probe:

@@ -134,7 +134,7 @@ def test_a_call_that_is_given_up_keeps_what_it_has() -> None:
 
 def test_calls_share_one_limit_and_are_timed_from_when_they_are_sent() -> None:
     with FakeVllm(Behaviour(max_num_seqs=100, step_s=0.01)) as server:
-        calls = run(completed(server.url, *(Call([7], 10) for _ in range(6)), max_open=2))
+        calls = run(completed(server.url, *(Call([7], 10) for _ in range(6)), open_limit=asyncio.Semaphore(2)))
 
     assert server.most_running == 2
     sent = sorted(call.sent_s for call in calls)

@@ -1,7 +1,9 @@
 """Starting and stopping a server process, with a stand-in for vLLM that has a child of its own, as vLLM does."""
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -110,3 +112,26 @@ def test_stopping_twice_or_before_the_start_does_nothing(tmp_path: Path) -> None
     vllm.stop()
 
     assert not (tmp_path / "pids").exists() or not any(is_alive(pid) for pid in pids(tmp_path))
+
+
+def test_a_server_ends_when_the_program_that_started_it_is_killed(tmp_path: Path) -> None:
+    """Killed outright, it can stop nothing itself."""
+    server(tmp_path)
+    code = (
+        "import sys; from inframind.live import VllmServer; from pathlib import Path\n"
+        f"vllm = VllmServer(sys.executable, 'm', port={free_port()}, log=Path({str(tmp_path / 'log')!r}),\n"
+        f"    environment={{'PYTHONPATH': {str(tmp_path)!r}, 'PIDS': {str(tmp_path / 'pids')!r}}})\n"
+        "vllm.start(); vllm.wait_until_healthy(20); sys.stdin.read()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    while not (tmp_path / "pids").exists():
+        time.sleep(0.05)
+    (api_server, child) = pids(tmp_path)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while is_alive(api_server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert not is_alive(api_server)
+    os.kill(child, signal.SIGKILL)  # the stand-in's; vLLM stops its own

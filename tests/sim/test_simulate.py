@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sim_world import CONSTANT_STEP
 
-from inframind.sim import SchedulerOptions, ServerOptions, edf_priority, simulate_calls
+from inframind.sim import SchedulerOptions, ServerOptions, simulate_calls
 from inframind.traces import CALLS, SAMPLES, to_table
 
 SCHEDULER = SchedulerOptions(num_blocks=1000, max_model_len=1000, async_scheduling=False, enable_prefix_caching=True)
@@ -67,6 +67,43 @@ def test_shared_prefixes_of_every_kind_of_table() -> None:
     assert simulate_calls(SERVERS, mooncake).calls["num_cached_tokens"].tolist() == [0, 496, 512]
 
 
+def closed(*loops: float, arrival_s: list[float], client_s: float = 0.0) -> pd.DataFrame:
+    """Requests of 2 s, each in a loop of so many."""
+    table = requests(arrival_s=arrival_s, prompt_tokens=10, output_tokens=2, closed_loop=list(loops))
+    return simulate_calls(SERVERS[:1], table, client_s=client_s).calls
+
+
+def test_a_request_of_a_closed_loop_waits_for_one_before_it() -> None:
+    """Measured on a server that took a second, replayed on one that takes two: none meets another one.
+
+    What comes after the loop is as much later as the loop ended late.
+    """
+    calls = closed(1, 1, 1, np.nan, np.nan, arrival_s=[1.0, 2.0, 3.0, 5.0, 5.5])
+
+    assert calls["arrival_s"].tolist() == [1.0, 3.0, 5.0, 7.0, 7.5]
+    assert calls["e2e_s"].tolist()[:4] == [2.0, 2.0, 2.0, 2.0]
+
+
+def test_a_server_faster_than_the_measured_one_begins_each_load_when_that_one_did() -> None:
+    calls = closed(0, 1, 1, 0, 0, arrival_s=[0.0, 10.0, 15.0, 20.0, 21.0])
+
+    assert calls["arrival_s"].tolist() == [0.0, 10.0, 12.0, 20.0, 21.0]
+
+
+def test_so_many_requests_of_a_closed_loop_are_open_at_a_time() -> None:
+    """A larger loop begins when the smaller one has ended, and an answer takes a while to reach its client."""
+    calls = closed(1, 2, 2, 2, 2, arrival_s=[0.0, 1.0, 1.5, 2.0, 2.0], client_s=0.25)
+
+    # The second client comes within a step of the first one's request, and its own waits for the next step.
+    assert calls["arrival_s"].tolist() == [0.0, 2.25, 2.75, 4.5, 5.5]
+
+
+def test_a_server_that_refuses_ends_no_closed_loop() -> None:
+    table = requests(prompt_tokens=[10, 5000, 10], closed_loop=1)
+
+    assert simulate_calls(SERVERS, table).calls["arrival_s"].tolist() == pytest.approx([0.0, 3.0, 3.0])
+
+
 def test_fast_forward_and_step_by_step_give_the_same_tables() -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
@@ -105,7 +142,3 @@ def test_no_requests_is_no_error() -> None:
 
     assert len(run.calls) == len(run.samples) == 0
     assert run.calls.columns.tolist() == CALLS.names
-
-
-def test_edf_priorities_are_milliseconds() -> None:
-    assert edf_priority(12.3456) == 12346

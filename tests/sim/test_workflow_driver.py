@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from policies import EveryPlan, FixedOutcomes, FixedPlan, JoinShortestQueue, RandomChoice, VariedOutcomes
-from virtual_time import AsyncDriver, VirtualTimeLoop
+from virtual_time import VirtualTimeLoop
 
+from inframind import live
 from inframind.sim import (
     FINISHED,
     Environment,
@@ -419,11 +420,41 @@ def under_simpy(executor: Recording) -> list[Event | Command]:
     return driver.log
 
 
+class TimedServer:
+    """As `InfiniteServer`, for the live driver."""
+
+    def __init__(self) -> None:
+        self._num_begun = 0
+        self._ends: list[float] = []
+
+    async def serve(self, submit: Submit) -> live.CallEnd:
+        self._num_begun += 1
+        seconds, failure = seconds_of(submit)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._ends.append(asyncio.get_running_loop().time())
+        return live.CallEnd(submit.prompt.tokens, 7, None, failure or "")
+
+    async def poll(self) -> live.Poll:
+        now = asyncio.get_running_loop().time()
+        running = self._num_begun - sum(end < now for end in self._ends)
+        return live.Poll(live.Gauges(0, running, 0.0, 0.0), is_alive=True)
+
+
 def under_asyncio(executor: Recording) -> list[Event | Command]:
-    driver = AsyncDriver(Controller(INFOS, EveryPlan(), executor, OPTIONS), seconds_of, tokens=7, poll_s=1.0)
+    log: list[Event | Command] = []
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        driver = live.WorkflowDriver(
+            Controller(INFOS, EveryPlan(), executor, OPTIONS),
+            [TimedServer() for _ in INFOS],
+            lambda event, commands: log.extend([event, *commands]),
+            defer=loop.call_at_end_of_instant,
+        )
         runner.run(driver.run(ARRIVALS))
-    return driver.log
+    return log
 
 
 def test_simpy_and_asyncio_take_the_same_decisions_on_the_same_observations() -> None:

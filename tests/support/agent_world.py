@@ -8,8 +8,18 @@ from numpy.typing import NDArray
 from policies import FixedOutcomes
 
 from inframind.agents import Cell, CellResult, Knowledge, Setting
+from inframind.agents.features import ACTION_FEATURES, CONTEXT_SIZE, PLANNER_ROLE, SERVER_FEATURES, Features
 from inframind.sim import SchedulerOptions, ServerOptions, StepTime
-from inframind.workflows import Context, Observation, Query, ServerInfo, ServerTable, build_workflow, observe
+from inframind.workflows import (
+    STRATEGIES,
+    Context,
+    Observation,
+    Query,
+    ServerInfo,
+    ServerTable,
+    build_workflow,
+    observe,
+)
 
 SMALL, LARGE = 0, 1
 
@@ -66,7 +76,10 @@ def look(
 
 
 def result(cell: Cell, latency_s: Sequence[float], correct: Sequence[bool], budget_s: Sequence[float]) -> CellResult:
-    """A cell whose queries each made one call of 100 tokens; the two servers were busy 0.6 and 0.2 of the time."""
+    """A cell whose queries each made one call of 100 tokens, given up after 50 s where no latency is known.
+
+    The two servers were busy 0.6 and 0.2 of the time.
+    """
     num = len(latency_s)
     workflows = pd.DataFrame(
         {
@@ -83,13 +96,43 @@ def result(cell: Cell, latency_s: Sequence[float], correct: Sequence[bool], budg
             "on_time": [each <= budget for each, budget in zip(latency_s, budget_s, strict=True)],
             "num_calls": 1,
             "tokens": 100,
+            "path_s": [50.0 if np.isnan(each) else each for each in latency_s],
         }
     )
     return CellResult(
         cell,
         workflows,
-        pd.DataFrame({"server": ["small", "large"], "model": ["small", "large"], "utilisation": [0.6, 0.2]}),
+        pd.DataFrame(
+            {
+                "server": ["small", "large"],
+                "model": ["small", "large"],
+                "utilisation": [0.6, 0.2],
+                "running": [1.5, 0.5],
+                "waiting": [3.0, 0.0],
+            }
+        ),
         pd.DataFrame({"server": ["small"], "strategy": ["Flash"], "num_calls": [num]}),
         pd.DataFrame({"time_s": [0.0, 1.0], "small": [0, 1], "large": [0, 0]}),
         1000.0,
+    )
+
+
+def features_of(num: int, num_servers: int, embedding_size: int, seed: int = 0) -> Features:
+    """Of decisions that never were: every number drawn."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> NDArray[np.float32]:
+        return rng.normal(size=shape).astype(np.float32)
+
+    seconds = rng.uniform(1, 100, (num, 2)).astype(np.float32)
+    return Features(
+        embedding=normal(num, embedding_size),
+        context=normal(num, CONTEXT_SIZE),
+        role=rng.integers(PLANNER_ROLE, size=num),
+        servers=np.abs(normal(num, num_servers, len(SERVER_FEATURES))),
+        actions=normal(num, num_servers, len(STRATEGIES), len(ACTION_FEATURES)),
+        is_open=np.ones((num, num_servers), np.bool_),
+        budget_s=seconds[:, 0],
+        remaining_s=seconds[:, 1],
+        latency_s=rng.uniform(1, 100, (num, num_servers, len(STRATEGIES))).astype(np.float32),
     )

@@ -1,4 +1,4 @@
-"""The tables of docs/files.md, made from the code; ``python tests/support/doc_tables.py`` writes them into it."""
+"""The tables of two documents, from the code; ``python tests/support/doc_tables.py`` writes them."""
 
 import json
 import re
@@ -9,8 +9,21 @@ import pyarrow as pa
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from inframind.agents.constraint import ConstraintOptions
+from inframind.agents.networks import NetworkOptions
+from inframind.agents.training_file import (
+    BatchOptions,
+    CongestionOptions,
+    CriticOptions,
+    ExecutorOptions,
+    Learner,
+    LoadOptions,
+    PlannerOptions,
+    RewardOptions,
+    Training,
+)
 from inframind.cli.experiment import Experiment
-from inframind.sim import ServerSection, StepTimeSection
+from inframind.sim import LiveSection, ServerSection, StepTimeSection
 from inframind.sim.server_file import ClientSection, FittedOn, RequestsFittedOn, SchedulerSection
 from inframind.traces import (
     CALLS,
@@ -33,14 +46,21 @@ from inframind.traces import (
     Uniform,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "files.md"
+PAGE, TRAINING_PAGE = (Path(__file__).parents[2] / "docs" / name for name in ("files.md", "training.md"))
 SECTIONS: dict[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
         *(Experiment, TraceWorkload, SyntheticWorkload, Budgets),
         *(Poisson, Gamma, Microburst, Sustained, Clients, Client),
         *(Constant, Uniform, LogNormal, Empirical),
-        *(ServerSection, SchedulerSection, StepTimeSection, FittedOn, RequestsFittedOn, ClientSection),
+        *(ServerSection, SchedulerSection, StepTimeSection, FittedOn, RequestsFittedOn, ClientSection, LiveSection),
+    )
+}
+TRAINING_SECTIONS: dict[str, type[BaseModel]] = {
+    model.__name__: model
+    for model in (
+        *(Training, LoadOptions, PlannerOptions, ExecutorOptions, CriticOptions, NetworkOptions, Learner),
+        *(RewardOptions, CongestionOptions, ConstraintOptions, BatchOptions),
     )
 }
 SCHEMAS = {"REQUESTS": REQUESTS, "CALLS": CALLS, "WORKFLOWS": WORKFLOWS, "SAMPLES": SAMPLES, "SUMMARY": SUMMARY}
@@ -59,7 +79,7 @@ def named(page: str) -> set[str]:
 
 def table(name: str) -> str:
     """One table, by the name of its model or schema."""
-    rows = _of_schema(SCHEMAS[name]) if name in SCHEMAS else _of_section(SECTIONS[name])
+    rows = _of_schema(SCHEMAS[name]) if name in SCHEMAS else _of_section((SECTIONS | TRAINING_SECTIONS)[name])
     return "\n" + "".join("| " + " | ".join(row) + " |\n" for row in rows) + "\n"
 
 
@@ -98,4 +118,5 @@ def _prose(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (PAGE, TRAINING_PAGE):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

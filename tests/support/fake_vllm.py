@@ -39,6 +39,8 @@ class Behaviour:
     metrics: str | None = None
     """Served as /metrics instead of what is true."""
     process_start_s: float = 1000.0
+    answer: str = "x"
+    """What is written to a chat, once."""
     faults: list[str] = field(default_factory=list)
     """One for each of the next requests: see `FakeVllm._completion`."""
     fault_always: str | None = None
@@ -50,13 +52,13 @@ class Behaviour:
 class FakeVllm:
     """Use as a context manager; ``url`` is where it listens, ``seen`` holds the bodies of all completions."""
 
-    def __init__(self, behaviour: Behaviour | None = None) -> None:
+    def __init__(self, behaviour: Behaviour | None = None, port: int = 0) -> None:
         self.behaviour = behaviour or Behaviour()
         self.seen: list[dict[str, Any]] = []
         self.keys_seen: set[str] = set()
         self.ports_seen: set[int] = set()
         """The client's: one for each connection."""
-        self.running = self.most_running = 0
+        self.running = self.most_running = self.generated = 0
         self._waiting: list[tuple[int, int, asyncio.Event]] = []
         self._numbers = itertools.count()
         self._steps = dict.fromkeys(LENGTHS, 0)
@@ -67,10 +69,11 @@ class FakeVllm:
                 Route("/v1/models", self._models),
                 Route("/metrics", self._metrics),
                 Route("/v1/completions", self._completion, methods=["POST"]),
+                Route("/v1/chat/completions", self._completion, methods=["POST"]),
             ]
         )
         config = uvicorn.Config(
-            app, port=0, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1
+            app, port=port, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -105,9 +108,12 @@ class FakeVllm:
         return self._denied(request) or JSONResponse({"object": "list", "data": models})
 
     async def _metrics(self, request: Request) -> Response:
+        told = self.behaviour.metrics
+        return PlainTextResponse(self.metrics_text() if told is None else told)
+
+    def metrics_text(self) -> str:
+        """What is true."""
         behaviour = self.behaviour
-        if behaviour.metrics is not None:
-            return PlainTextResponse(behaviour.metrics)
         labels = {"num_gpu_blocks": str(behaviour.num_gpu_blocks), "block_size": "16"}
         if behaviour.caching is not None:
             labels["enable_prefix_caching"] = behaviour.caching
@@ -117,6 +123,7 @@ class FakeVllm:
             'num_requests_waiting{engine="0"}': len(self._waiting),
             'kv_cache_usage_perc{engine="0"}': self.running / 100,
             f"cache_config_info{{{told}}}": 1.0,
+            'generation_tokens_total{engine="0"}': self.generated,
         }
         cumulative = itertools.accumulate(self._steps.values())
         values |= {
@@ -129,7 +136,7 @@ class FakeVllm:
             if name.partition("{")[0] not in behaviour.hidden_metrics
         ]
         lines.append(f"process_start_time_seconds {behaviour.process_start_s}")
-        return PlainTextResponse("# HELP vllm:num_requests_running Words.\n" + "\n".join(lines) + "\n")
+        return "# HELP vllm:num_requests_running Words.\n" + "\n".join(lines) + "\n"
 
     async def _completion(self, request: Request) -> Response:
         body = await request.json()
@@ -144,7 +151,7 @@ class FakeVllm:
         if fault is not None and fault.isdigit():
             message = f"told by {fault}"
             return JSONResponse({"error": {"message": message, "code": int(fault)}}, status_code=int(fault))
-        if len(body["prompt"]) + body["max_tokens"] > (behaviour.max_model_len or 10**9):
+        if _num_tokens(body) + body["max_tokens"] > (behaviour.max_model_len or 10**9):
             return JSONResponse({"error": {"message": "longer than max_model_len"}}, status_code=400)
         return StreamingResponse(self._stream(body, fault), media_type="text/event-stream")
 
@@ -159,11 +166,14 @@ class FakeVllm:
     async def _stream(self, body: dict[str, Any], fault: str | None) -> AsyncIterator[bytes]:
         """``cut`` and ``garbage`` come after two tokens; ``error`` is told in the stream; ``stall`` never ends."""
         behaviour = self.behaviour
-        number = body["max_tokens"] - (1 if fault == "short" else 0)
+        is_chat = "messages" in body
+        words = behaviour.answer.split(" ") if is_chat else ["x"] * body["max_tokens"]
+        number = min(len(words), body["max_tokens"]) - (1 if fault == "short" else 0)
+        prompt_tokens = _num_tokens(body)
         async with self._slot(body.get("priority", 0)):
             self.most_running = max(self.most_running, self.running)
-            self._steps[next(le for le in LENGTHS if float(le) >= len(body["prompt"]))] += 1
-            await asyncio.sleep(behaviour.prefill_token_s * len(body["prompt"]))
+            self._steps[next(le for le in LENGTHS if float(le) >= prompt_tokens)] += 1
+            await asyncio.sleep(behaviour.prefill_token_s * prompt_tokens)
             for index in range(number):
                 await asyncio.sleep(behaviour.step_s)
                 if fault == "stall":
@@ -175,9 +185,12 @@ class FakeVllm:
                 if fault == "error":
                     yield _event({"error": {"message": "it\nbroke", "code": 500}})
                     return
-                yield _event({"choices": [{"index": 0, "text": "x"}]})
+                self.generated += 1
+                text = words[index] + (" " if is_chat and index < number - 1 else "")
+                yield _event(
+                    {"choices": [{"index": 0, **({"delta": {"content": text}} if is_chat else {"text": text})}]}
+                )
         if fault != "no usage":
-            prompt_tokens = len(body["prompt"])
             yield _event({"choices": [], "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": number}})
         yield b"data: [DONE]\n\n"
 
@@ -212,6 +225,11 @@ class FakeVllm:
             heapq.heappop(self._waiting)[2].set()
         else:
             self.running -= 1
+
+
+def _num_tokens(body: dict[str, Any]) -> int:
+    """Of the prompt: ids, or a quarter of the characters of a chat's message."""
+    return len(body["prompt"]) if "prompt" in body else -(-len(body["messages"][0]["content"]) // 4)
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -112,14 +112,16 @@ def test_a_plain_table_keeps_its_times_and_further_columns() -> None:
 
 def test_optional_columns_may_have_empty_cells() -> None:
     frame = read(
-        "arrival_s,prompt_tokens,output_tokens,priority,budget_s,model,prefix_group,prefix_tokens,ttft_s,e2e_s\n"
-        "0,10,1,-3,50,m,g,8,0.5,0.5\n"
-        "1,10,1,,,,,,,\n"
+        "arrival_s,prompt_tokens,output_tokens,priority,budget_s,model,prefix_group,prefix_tokens,closed_loop,"
+        "ttft_s,e2e_s\n"
+        "0,10,1,-3,50,m,g,8,4,0.5,0.5\n"
+        "1,10,1,,,,,,,,\n"
     )
 
     assert list(frame) == REQUESTS.names
     assert frame["priority"].tolist() == [-3, 0]
     assert frame["prefix_tokens"].tolist() == [8, 0]
+    assert frame["closed_loop"].tolist() == [4, 0]
     assert frame[["budget_s", "model", "prefix_group", "ttft_s", "e2e_s"]].isna().all(axis=1).tolist() == [
         False,
         True,
@@ -179,6 +181,16 @@ def test_every_bad_cell_is_named_with_line_column_rule_and_value() -> None:
         "  line 6, prompt_tokens: missing value\n"
         "  line 6, output_tokens: must be a whole number, got 2.5\n"
         "  line 6, arrival_s: must be a number, got nan"
+    )
+
+
+def test_a_closed_loop_has_a_size() -> None:
+    wrong = "arrival_s,prompt_tokens,output_tokens,closed_loop\n0,10,5,-1\n1,10,5,1.5\n"
+
+    assert mistakes(wrong) == (
+        "trace: 2 problem(s)\n"
+        "  line 2, closed_loop: must be at least 0, got -1\n"
+        "  line 3, closed_loop: must be a whole number, got 1.5"
     )
 
 

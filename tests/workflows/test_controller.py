@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -402,3 +403,116 @@ def test_polls_reach_the_policies() -> None:
 
     (seen,) = control.executor.seen  # type: ignore[attr-defined]
     assert (seen.waiting, seen.running, seen.kv_usage, seen.polled_at) == ((5, 0), (16, 0), (0.5, 0.0), (1.0, 0.0))
+
+
+def test_a_call_that_takes_too_long_is_given_up_and_its_workflow_goes_on() -> None:
+    """The second agent's call is cancelled at 5 s; the decision reads the first one's message alone."""
+    control = controller("IO", "MathSolver+Mathematician", call_timeout_s=5.0)
+    commands = play(control, Arrived(0.0, query()), finished(3.0, "q.0.0"))
+
+    assert control.wake_at == 5.0
+    commands += play(control, Woken(5.0), CallFailed(5.1, "q.1.0", "aborted"), finished(9.0, "q.2.0"))
+    assert told(commands) == [("q.0.0", 0), ("q.1.0", 1), "-q.1.0", ("q.2.0", 0), "finished"]
+    assert [call.slot for call in the_end(commands).calls] == [0, 2]
+    alone = controller("Chain", "MathSolver+Inspector")
+    (_, read) = (c for c in play(alone, Arrived(0.0, query()), finished(3.0, "q.0.0")) if isinstance(c, Submit))
+    (*_, decides) = (command for command in commands if isinstance(command, Submit))
+    # One message of "MathSolver wrote:" and 7 tokens in each, between instructions of known lengths.
+    assert decides.prompt.prefix[2][1] - decides.prompt.prefix[1][1] == 5 + 7
+    assert read.prompt.prefix[2][1] - read.prompt.prefix[1][1] == 5 + 7
+    assert len(decides.prompt.prefix) == len(read.prompt.prefix) == 4
+
+
+def test_a_call_given_up_may_still_finish_and_changes_nothing() -> None:
+    control = controller("Chain", "MathSolver+Inspector", call_timeout_s=5.0)
+    play(control, Arrived(0.0, query()), Woken(5.0))
+
+    assert told(play(control, finished(5.0, "q.0.0"))) == []
+    assert told(play(control, finished(7.0, "q.1.0"))) == ["finished"]
+    assert control.num_calls == 0
+
+
+def test_without_its_last_call_a_workflow_has_no_answer() -> None:
+    control = controller(call_timeout_s=5.0)
+    commands = play(control, Arrived(2.0, query()), Woken(7.0))
+
+    assert told(commands) == [("q.0.0", 0), "-q.0.0", "failed: call failed"]
+    assert (the_end(commands).reason, the_end(commands).latency_s) == ("given up after 5 s", 5.0)
+
+
+def test_calls_that_ended_set_no_alarm() -> None:
+    control = controller("Chain", "MathSolver+Inspector", call_timeout_s=5.0)
+    play(control, Arrived(0.0, query()), finished(3.0, "q.0.0"))
+    assert control.wake_at == 8.0
+
+    play(control, finished(4.0, "q.1.0"))
+    assert control.wake_at == math.inf
+
+
+def test_a_limit_on_parallel_calls_makes_them_wait_for_their_turn() -> None:
+    control = controller("IO", "MathSolver+Mathematician+Inspector", max_parallel_calls=2)
+
+    assert told(play(control, Arrived(0.0, query()))) == [("q.0.0", 0), ("q.1.0", 1)]
+    assert told(play(control, finished(3.0, "q.1.0"))) == [("q.2.0", 1)]
+    assert told(play(control, finished(4.0, "q.2.0"), finished(5.0, "q.0.0"))) == [("q.3.0", 0)]
+
+
+def test_a_retry_that_had_to_wait_waits_for_its_turn_too() -> None:
+    """Both servers are closed when the first call fails; when it may be tried again, the other agent waits already."""
+    control = controller("IO", "MathSolver+Mathematician", max_parallel_calls=1)
+    play(control, Arrived(0.0, query()), ServerClosed(1.0, 0), ServerClosed(1.0, 1), CallFailed(1.0, "q.0.0", "lost"))
+    play(control, ServerOpened(1.5, 1))
+
+    assert told(play(control, Woken(2.0))) == [("q.1.0", 1)]
+    assert told(play(control, finished(3.0, "q.1.0"))) == [("q.0.1", 1)]
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ({"call_timeout_s": 0.0}, "call_timeout_s (0.0) must be greater than 0"),
+        ({"call_timeout_s": -1.0}, "call_timeout_s (-1.0) must be greater than 0"),
+        ({"max_parallel_calls": 0}, "max_parallel_calls (0) must be at least 1"),
+        ({"max_parallel_calls": -2}, "max_parallel_calls (-2) must be at least 1"),
+    ],
+)
+def test_limits_out_of_range_are_refused(option: dict[str, float], rule: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(rule)):
+        ControllerOptions(**option)  # type: ignore[arg-type]
+
+
+def fitted(max_model_len: int | None, outputs: tuple[int, int], max_tokens: int = 2048) -> Submit:
+    """The decision's call, after two agents whose answers have these lengths."""
+    control = Controller(
+        [ServerInfo("a", "large", 16, max_model_len)],
+        FixedPlan("IO", "MathSolver+Mathematician"),
+        JoinShortestQueue(),
+        ControllerOptions(max_tokens=max_tokens),
+    )
+    events = [Arrived(0.0, query()), *(finished(1.0 + slot, f"q.{slot}.0", outputs[slot]) for slot in range(2))]
+    (*_, submit) = (command for command in play(control, *events) if isinstance(command, Submit))
+    return submit
+
+
+def test_messages_are_cut_until_prompt_and_output_fit() -> None:
+    whole = fitted(None, (3000, 400))
+    roomy, tight = fitted(whole.prompt.tokens + 2048, (3000, 400)), fitted(4096, (3000, 400))
+
+    assert (roomy.prompt.tokens, roomy.max_tokens) == (whole.prompt.tokens, 2048)
+    assert (tight.prompt.tokens, tight.max_tokens) == (2048, 2048)
+
+
+def test_an_output_has_no_claim_on_more_than_half_of_the_context() -> None:
+    """Of 1,000 tokens the messages get what the fixed parts leave of 500, and the output the rest."""
+    small = fitted(1000, (1500, 1500))
+
+    assert small.prompt.tokens in (499, 500)
+    assert small.max_tokens == 1000 - small.prompt.tokens
+
+
+def test_a_question_too_long_for_a_server_is_the_servers_to_refuse() -> None:
+    """Even without a token of the messages it does not fit: nothing is asked for but one token of output."""
+    fixed = fitted(None, (1, 1)).prompt.tokens - 2
+    submit = fitted(fixed - 10, (1500, 1500))
+
+    assert (submit.prompt.tokens, submit.max_tokens) == (fixed, 1)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from inframind.workflows import PRIORITY_RULES
+from inframind.workflows import PRIORITY_RULES, edf_priority
 from inframind.workflows.priorities import LATE, CallTimes
 
 CALLS = {
@@ -14,6 +14,10 @@ CALLS = {
     "very late": (100.0, 50.0, 2.0),
     "just in time": (100.0, 100.0, 2.0),
 }
+
+
+def test_edf_priorities_are_milliseconds() -> None:
+    assert edf_priority(12.3456) == 12346
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from math import ceil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inframind.workflows import DOMAINS, STRATEGIES, Message, Prompt, Query, Workflow, build_prompt, build_workflow
+from inframind.workflows.prompts import shortened
 
 QUESTION = "What is 7 times 8?"
 
@@ -145,3 +148,44 @@ def test_topologies_add_their_words() -> None:
     assert "Think step by step." in cot.nodes[0].instruction
     assert "your own answer" not in reflection.nodes[0].instruction
     assert "your own answer" in reflection.nodes[1].instruction
+
+
+def messages(*lengths: int) -> list[Message]:
+    """Four characters a token, so that text and tokens can be compared."""
+    return [
+        Message(f"q.{slot}.0", "MathSolver", num, "".join(f"{index:03d} " for index in range(num)))
+        for slot, num in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "excess", "left"),
+    [
+        ((10, 20, 30), 0, (10, 20, 30)),
+        ((10, 20, 30), 5, (10, 20, 25)),
+        ((10, 20, 30), 20, (10, 15, 15)),
+        ((10, 20, 30), 21, (10, 14, 14)),
+        ((10, 20, 30), 60, (0, 0, 0)),
+        ((10, 20, 30), 99, (0, 0, 0)),
+        ((), 5, ()),
+    ],
+)
+def test_the_longest_messages_are_cut_first(lengths: tuple[int, ...], excess: int, left: tuple[int, ...]) -> None:
+    """Down to one length: 21 tokens less leave 10 + 14 + 14, one below what there is room for."""
+    assert tuple(message.output_tokens for message in shortened(messages(*lengths), excess)) == left
+
+
+def test_a_message_that_is_cut_keeps_its_end_in_tokens_and_in_text() -> None:
+    """The last 2 of 4 tokens, and the last 2 of 4 words; what is not cut keeps its text."""
+    short, cut = shortened(messages(1, 4), 2)
+
+    assert (short.output_tokens, short.text) == (1, "000 ")
+    assert (cut.output_tokens, cut.text) == (2, "[...] 002 003 ")
+
+
+@given(st.lists(st.integers(0, 3000), max_size=6), st.integers(0, 20_000))
+def test_cutting_frees_what_is_asked_for_and_little_more(lengths: list[int], excess: int) -> None:
+    """As far as there is enough, and less than one token for each message beyond it."""
+    cut = sum(lengths) - sum(message.output_tokens for message in shortened(messages(*lengths), excess))
+
+    assert min(excess, sum(lengths)) <= cut <= min(sum(lengths), excess + max(0, len(lengths) - 1))

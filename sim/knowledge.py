@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from inframind.sim import ServerOptions
 from inframind.workflows import STRATEGIES, Observation, Query
+
+from .server import ServerOptions
 
 Map: TypeAlias = NDArray[np.float64]
 """``[server, strategy]``, strategies in the order of ``STRATEGIES``."""
@@ -66,7 +67,8 @@ class Knowledge:
         self.max_tokens = max_tokens
         # A query is asked of once for each of its calls, and comes in every run of an evaluation.
         self._known: Callable[[str, int], Prospect] = lru_cache(None)(self._look_up)
-        self._max_num_seqs = np.array([[server.scheduler.max_num_seqs] for server in servers])
+        self.max_num_seqs = np.array([[server.scheduler.max_num_seqs] for server in servers])
+        """Slots of each server, ``[server, 1]``."""
         times = [
             (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s)
             for time in (server.step_time for server in servers)
@@ -79,7 +81,7 @@ class Knowledge:
         """What to expect of a query."""
         return self._known(query.domain, query.question)
 
-    def call_s(self, prompt_tokens: int, tokens: Map, num_running: Map) -> Map:
+    def call_s(self, prompt_tokens: int | NDArray[np.float64], tokens: Map, num_running: Map) -> Map:
         """Seconds of a call that does not wait: ``[server, strategy]``.
 
         By `inframind.sim.StepTime`: each output token takes a step, which decodes all running requests, and these are
@@ -105,10 +107,23 @@ class Knowledge:
         if (predicted := observation.latency_map) is not None:
             return predicted
         outstanding = np.array([[observation.outstanding(server)] for server in range(len(observation.servers))])
-        tokens = self.prospect(observation.query).tokens
-        call_s = self.call_s(observation.prompt_tokens, tokens, np.minimum(outstanding + 1, self._max_num_seqs))
-        rounds = np.maximum(outstanding + 1 - self._max_num_seqs, 0) / self._max_num_seqs
-        latency_s: Map = rounds * call_s.mean(axis=1, keepdims=True) + call_s
+        return self.latency_by_steps(observation.prompt_tokens, self.prospect(observation.query).tokens, outstanding)
+
+    def latency_by_steps(
+        self, prompt_tokens: int | NDArray[np.float64], tokens: Map, outstanding: NDArray[np.float64]
+    ) -> Map:
+        """What step times say of a latency: ``[..., server, strategy]``; see `latency_s`.
+
+        Parameters
+        ----------
+        tokens
+            Of the output: ``[..., server, strategy]``.
+        outstanding
+            Requests on each server: ``[..., server, 1]``.
+        """
+        call_s = self.call_s(prompt_tokens, tokens, np.minimum(outstanding + 1, self.max_num_seqs))
+        rounds = np.maximum(outstanding + 1 - self.max_num_seqs, 0) / self.max_num_seqs
+        latency_s: Map = rounds * call_s.mean(axis=-1, keepdims=True) + call_s
         return latency_s
 
     def _look_up(self, domain: str, question: int) -> Prospect:

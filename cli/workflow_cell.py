@@ -1,0 +1,140 @@
+"""One cell of an evaluation file as `inframind simulate` and `inframind live replay` run it."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inframind.agents import SCHEDULERS, Cell, Evaluation, Policy, World, arrivals, is_folder, load_evaluation
+from inframind.sim import PoolSection, ServerOptions
+from inframind.sim.outcomes import OutcomeModel
+from inframind.workflows import Arrived, ControllerOptions, LatencyModel
+
+from .arguments import positive_number
+from .evaluate import load_predictors
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowCell:
+    """A cell, and all that its run needs, be it on a simulated or a live pool."""
+
+    world: World
+    cell: Cell
+    time_scale: float
+    """Arrivals are so many times as far apart, budgets so many times as long as in the file."""
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The file."""
+        return self.world.evaluation
+
+    @property
+    def pool(self) -> PoolSection:
+        """The pool file, under the cell's scheduler."""
+        policy = SCHEDULERS[self.cell.scheduler].policy
+        return self.world.pool.model_copy(
+            update={
+                "servers": tuple(
+                    server.model_copy(update={"scheduler": server.scheduler.model_copy(update={"policy": policy})})
+                    for server in self.world.pool.servers
+                )
+            }
+        )
+
+    @property
+    def servers(self) -> list[ServerOptions]:
+        """The pool, as the simulator takes it."""
+        return self.world.servers(self.cell)
+
+    @property
+    def outcomes(self) -> OutcomeModel:
+        """What models write."""
+        return self.world.outcomes
+
+    @property
+    def latency(self) -> LatencyModel | None:
+        """Predictors, if the file names some."""
+        return self.world.latency
+
+    @property
+    def arrivals(self) -> list[Arrived]:
+        """The queries."""
+        return [
+            Arrived(
+                arrived.t * self.time_scale, replace(arrived.query, budget_s=arrived.query.budget_s * self.time_scale)
+            )
+            for arrived in arrivals(self.evaluation, self.cell, self.outcomes.bank)
+        ]
+
+    @property
+    def options(self) -> ControllerOptions:
+        """The controller's."""
+        return self.evaluation.controller_options(self.cell.scheduler)
+
+    def policy(self) -> Policy:
+        """Who decides, as at the begin of a run."""
+        return self.world.policy(self.cell)
+
+    def config(self, kind: str, **more: object) -> Mapping[str, Any]:
+        """``config.toml`` of the run folder."""
+        cell = self.cell
+        run = {
+            "kind": kind,
+            "policy": cell.policy,
+            "scheduler": cell.scheduler,
+            "rate_per_min": cell.rate_per_min,
+            "tier_s": cell.tier_s,
+            "seed": cell.seed,
+            "time_scale": self.time_scale,
+        }
+        return {
+            "experiment": self.evaluation.model_dump(mode="json"),
+            # A server's environment may hold secrets.
+            "pool": self.world.pool.model_dump(mode="json", exclude={"servers": {"__all__": {"live": {"env"}}}}),
+            "run": run | more,
+        }
+
+
+def add_cell_arguments(parser: argparse._ActionsContainer, *, is_policy_required: bool) -> None:
+    """Those that choose a cell."""
+    parser.add_argument(
+        "--policy",
+        required=is_policy_required,
+        metavar="NAME",
+        help="who decides: a policy's name, or the folder of a trained one",
+    )
+    parser.add_argument("--scheduler", metavar="NAME", help="default: the file's first")
+    parser.add_argument("--rate", type=positive_number, metavar="PER_MIN", help="default: the file's first")
+    parser.add_argument("--seed", type=int, metavar="N", help="default: the file's first")
+    parser.add_argument(
+        "--time-scale",
+        type=positive_number,
+        default=1.0,
+        metavar="X",
+        help="for slow hardware: arrivals X times as far apart, budgets X times as long (default 1)",
+    )
+
+
+def load_cell(args: argparse.Namespace, outcomes: OutcomeModel) -> WorkflowCell:
+    """The cell that the arguments choose.
+
+    Raises
+    ------
+    ConfigError
+        With all the mistakes of the file and the arguments.
+    """
+    path: Path = args.experiment
+    # The file's relative folders start at the file, those of the command line here.
+    policy = str(Path(args.policy).resolve()) if is_folder(args.policy) else args.policy
+    chosen: Sequence[tuple[str, object]] = (
+        ("policies", policy),
+        ("schedulers", args.scheduler),
+        ("rates_per_min", args.rate),
+        ("seeds", args.seed),
+    )
+    overrides = [*args.set, *(f"{key}={json.dumps([value])}" for key, value in chosen if value is not None)]
+    evaluation, pool = load_evaluation(path, overrides, outcomes)
+    world = World(evaluation, pool, outcomes, load_predictors(evaluation, pool))
+    return WorkflowCell(world, next(evaluation.cells()), args.time_scale)

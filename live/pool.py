@@ -1,0 +1,109 @@
+"""Start the servers of a pool on this machine, together, and stop them together."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .launch import LaunchError, VllmServer
+
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one server."""
+
+    name: str
+    """Of the server; its log is ``NAME.log``."""
+    python: str | Path
+    """The interpreter that has vLLM."""
+    model: str
+    """A model folder or a name on Hugging Face."""
+    arguments: tuple[str, ...]
+    """Of vLLM's ``serve``."""
+    port: int | None = None
+    """A free one if None."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def running_pool(
+    launches: Sequence[Launch],
+    logs: Path,
+    *,
+    timeout_s: float = 1800.0,
+    on_progress: Callable[[int, float], None] = lambda num_healthy, elapsed_s: None,
+) -> Iterator[dict[str, VllmServer]]:
+    """Servers by name, all of them healthy; whatever ends the block, none is left behind.
+
+    Parameters
+    ----------
+    logs
+        Folder for the servers' output; it is made.
+    timeout_s
+        How long all of them may take; loading a large model from a slow disk takes minutes.
+    on_progress
+        Called with how many are healthy, and the seconds so far.
+
+    Raises
+    ------
+    LaunchError
+        A server ended before it was healthy, or took too long.
+    """
+    if launches:
+        logs.mkdir(parents=True, exist_ok=True)
+    ports = _ports(launches)
+    servers = {
+        launch.name: VllmServer(
+            launch.python,
+            launch.model,
+            port=port,
+            log=logs / f"{launch.name}.log",
+            arguments=launch.arguments,
+            environment=launch.environment,
+        )
+        for launch, port in zip(launches, ports, strict=True)
+    }
+    try:
+        for server in servers.values():
+            server.start()
+        _wait(list(servers.values()), timeout_s, on_progress)
+        yield servers
+    finally:
+        if servers:
+            with ThreadPoolExecutor(len(servers)) as stoppers:
+                list(stoppers.map(VllmServer.stop, servers.values()))
+
+
+def _wait(servers: list[VllmServer], timeout_s: float, on_progress: Callable[[int, float], None]) -> None:
+    begin = time.monotonic()
+    missing = servers
+    while missing:
+        elapsed_s = time.monotonic() - begin
+        on_progress(len(servers) - len(missing), elapsed_s)
+        missing = [server for server in missing if not server.is_healthy()]
+        if missing and elapsed_s > timeout_s:
+            raise LaunchError(missing[0].complaint(f"not healthy after {timeout_s:g} s"))
+        time.sleep(LOOK_S)
+    on_progress(len(servers), time.monotonic() - begin)
+
+
+def _ports(launches: Sequence[Launch]) -> list[int]:
+    """Those asked for, and free ones, no two alike."""
+    probes = []
+    ports = []
+    for launch in launches:
+        if launch.port is not None:
+            ports.append(launch.port)
+            continue
+        probe = socket.socket()
+        probes.append(probe)
+        probe.bind(("127.0.0.1", 0))
+        ports.append(probe.getsockname()[1])
+    for probe in probes:
+        probe.close()
+    return ports

@@ -1,0 +1,183 @@
+"""Updates of the agents: problems whose answer is known, and what goes wrong elsewhere."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agent_world import features_of
+
+from inframind.agents.acting import plan_log_probability
+from inframind.agents.features import PLANNER_ROLE, ROLE_SETS, TOPOLOGY_NAMES
+from inframind.agents.learning import Agents
+from inframind.agents.losses import log_probability
+from inframind.agents.rollouts import Batch
+from inframind.agents.tensors import FeatureTensors
+from inframind.agents.training_file import PRESETS, Training
+
+SIZE, SERVERS, STRATEGIES = 8, 3, 3
+TIER_S = (10.0, 100.0)
+
+
+def training(**sections: Any) -> Training:
+    return Training.model_validate({"budgets": {"tiers_s": list(TIER_S)}, "congestion": {"weight": 0}} | sections)
+
+
+def calls(
+    choice: np.ndarray, log_prob: np.ndarray, *, correct: np.ndarray, on_time: np.ndarray, tier: Any = 0
+) -> Batch:
+    """Workflows of one call each, all alike but for what was chosen and what came of it."""
+    num = len(choice)
+    features = features_of(1, SERVERS, SIZE).take(np.zeros(num, np.int64))
+    tier = np.broadcast_to(tier, num).copy()
+    budget_s = np.array(TIER_S)[tier]
+    return Batch(
+        features=features,
+        choice=choice,
+        log_prob=log_prob,
+        is_plan=np.zeros(num, np.bool_),
+        allowed=np.empty((0, len(TOPOLOGY_NAMES), len(ROLE_SETS)), np.bool_),
+        workflow=np.arange(num),
+        next_row=np.full(num, -1),
+        call_s=np.full(num, 1.0),
+        time_s=np.arange(num, dtype=float),
+        simulation=np.zeros(num, np.int64),
+        luck=np.zeros((num, SERVERS, STRATEGIES), np.float32),
+        tier=tier,
+        budget_s=budget_s,
+        latency_s=np.where(on_time, 0.5, 1.5) * budget_s,
+        correct=correct,
+        on_time=on_time,
+        rate_per_min=np.full(num, 60.0),
+    )
+
+
+def probabilities(agents: Agents) -> np.ndarray:
+    with torch.no_grad():
+        logits = agents.executor(FeatureTensors.of(features_of(1, SERVERS, SIZE)))
+    return np.asarray(torch.softmax(logits, -1).numpy()[0])
+
+
+def play(agents: Agents, right: np.ndarray, late: np.ndarray, *, rounds: int, tier: int = 0, num: int = 300) -> None:
+    """A bandit: arm a is right with probability ``right[a]`` and late with ``late[a]``."""
+    rng = np.random.default_rng(0)
+    for round_ in range(rounds):
+        odds = probabilities(agents)
+        choice = rng.choice(len(odds), size=num, p=odds / odds.sum())
+        batch = calls(
+            choice,
+            np.log(odds[choice]).astype(np.float32),
+            correct=rng.random(num) < right[choice],
+            on_time=rng.random(num) >= late[choice],
+            tier=tier,
+        )
+        agents.update(batch, round_ / rounds, rng)
+
+
+ARMS = SERVERS * STRATEGIES
+FIXED = {"planner": {"fixed": "single"}}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_executor_solves_a_bandit(preset: str) -> None:
+    """One arm of nine is right in 90 of 100, the others in 40; none is late."""
+    right = np.full(ARMS, 0.4)
+    right[5] = 0.9
+    # Faster than in life, and with an end to exploring, which the reference has not.
+    learner = {"learning_rate": 0.01, "last_entropy": 0.0}
+    agents = Agents(training(preset=preset, executor={"learner": learner}, **FIXED), SIZE, SERVERS)
+
+    play(agents, right, np.zeros(ARMS), rounds=30)
+
+    assert probabilities(agents).argmax() == 5
+    assert probabilities(agents)[5] > 0.8
+
+
+def test_a_price_turns_the_executor_away_from_what_is_late() -> None:
+    """Arm 0 is right more often, and too late in 60 of 100; arm 1 is right in 70 and in time. 20 may be late.
+
+    With quality as reward the constraint alone speaks for arm 1. The best mixture has arm 0 in a third of all.
+    """
+    right, late = np.full(ARMS, 0.1), np.zeros(ARMS)
+    right[:2], late[0] = (0.95, 0.7), 0.6
+    free = {"limit": 1.0, "initial": 0.0}
+    bound = {"limit": 0.2, "initial": 0.0, "rate": 0.2}
+    shares = {}
+    for name, constraint in (("free", free), ("bound", bound)):
+        executor = {"learner": {"learning_rate": 0.01}, "network": {"prior": 0.0}}
+        options = training(reward={"kind": "quality"}, constraint=constraint, executor=executor, **FIXED)
+        agents = Agents(options, SIZE, SERVERS)
+        play(agents, right, late, rounds=60)
+        shares[name] = probabilities(agents)[0]
+
+    assert shares["free"] > 0.9
+    assert shares["bound"] < 0.6
+
+
+def test_a_tier_has_a_price_of_its_own() -> None:
+    """Tier 0 is late in half, tier 1 never: with one price for both the late half is hidden."""
+    rng = np.random.default_rng(1)
+    num = 400
+    tier = np.arange(num) % 2
+    on_time = (tier == 1) | (rng.random(num) < 0.5)
+    batch = calls(np.zeros(num, np.int64), np.zeros(num, np.float32), correct=on_time, on_time=on_time, tier=tier)
+    prices = {}
+    for per_tier in (True, False):
+        options = {"per_tier": per_tier, "limit": 0.3, "initial": 0.1}
+        agents = Agents(training(constraint=options, **FIXED), SIZE, SERVERS)
+        agents.update(batch, 0.0, rng)
+        prices[per_tier] = agents.multipliers.values
+
+    assert prices[True][0] > 0.1 > prices[True][1]
+    assert prices[False][0] == prices[False][1] < 0.1
+
+
+def test_multipliers_move_before_the_policies() -> None:
+    """The batch that is late is learnt from at the price that it has led to."""
+    agents = Agents(training(constraint={"initial": 0.0, "rate": 1.0, "limit": 0.0}, **FIXED), SIZE, SERVERS)
+    num = 50
+    nobody = np.zeros(num, np.bool_)
+    batch = calls(np.zeros(num, np.int64), np.zeros(num, np.float32), correct=nobody, on_time=nobody)
+
+    assert agents.update(batch, 0.0, np.random.default_rng(0))["multiplier/10s"] == 1.0
+
+
+def test_the_joint_probability_is_that_of_both_heads() -> None:
+    """With masks: a role set's probability is among those that its topology leaves."""
+    generator = torch.Generator().manual_seed(0)
+    topology = torch.randn(1, len(TOPOLOGY_NAMES), generator=generator)
+    role_set = torch.randn(1, len(ROLE_SETS), generator=generator)
+    allowed = torch.zeros(1, len(TOPOLOGY_NAMES), len(ROLE_SETS), dtype=torch.bool)
+    allowed[0, 0, :2] = True
+    allowed[0, 1, 2:5] = True
+
+    total = sum(
+        plan_log_probability(topology, role_set, allowed, torch.tensor([first * len(ROLE_SETS) + second]))[0].exp()
+        for first in range(2)
+        for second in range(5)
+    )
+
+    assert float(total) == pytest.approx(1.0)
+    alone = (
+        log_probability(topology[:, :2], torch.tensor([1]))[0] + log_probability(role_set[:, 2:5], torch.tensor([2]))[0]
+    )
+    joint, _ = plan_log_probability(topology, role_set, allowed, torch.tensor([len(ROLE_SETS) + 4]))
+    assert float(joint) == pytest.approx(float(alone))
+
+
+def test_rewards_of_the_theory() -> None:
+    """7.3: R - lambda L_k / b_rem for a call, R - lambda C / beta for a plan; lambda = softplus(0) + its step."""
+    options = training(preset="theory", constraint={"rate": 0.0})
+    agents = Agents(options, SIZE, SERVERS)
+    batch = calls(
+        np.zeros(2, np.int64), np.zeros(2, np.float32), correct=np.array([True, False]), on_time=np.array([True, False])
+    )
+    batch.is_plan[1] = True
+    batch.features.role[1] = PLANNER_ROLE
+    batch.features.remaining_s[:] = 4.0
+
+    reward, cost = agents._reward_and_cost(batch)
+
+    assert agents.multipliers.values == pytest.approx(np.log(2))
+    assert reward.tolist() == [1.0, 0.0]
+    assert cost.tolist() == pytest.approx([1.0 / 4.0, 1.5])

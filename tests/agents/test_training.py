@@ -1,0 +1,121 @@
+"""Training as a whole: the same seed, the same policy, broken off or not, on one process or two."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from inframind.cli import main
+
+SMALL = """
+name = "small"
+domains = ["math"]
+[batch]
+iterations = 4
+groups = 2
+simulations = 1
+checkpoint_every = 2
+[load]
+queries = 6
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    tensors = load_file(run / "checkpoint" / "tensors.safetensors")
+    return {name: tensor.tobytes() for name, tensor in tensors.items()}
+
+
+def test_equal_seeds_make_equal_policies_and_jobs_do_not_matter(experiment: Path, tmp_path: Path) -> None:
+    for name, jobs in (("one", "1"), ("two", "2")):
+        assert main(["train", str(experiment), "-o", str(tmp_path / name), "--jobs", jobs]) == 0
+
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    lines = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("one", "two")]
+    assert lines[0] == lines[1]
+    figures = json.loads(lines[0].splitlines()[-1])
+    assert figures["iteration"] == 4
+    assert {"goodput", "violation/10s", "multiplier/10s", "entropy/planner", "kl/executor"} <= set(figures)
+
+
+def test_resumed_is_as_unbroken(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main(["train", str(experiment), "-o", str(whole), "--jobs", "1"]) == 0
+    stop_after(experiment, broken, iterations=3)
+
+    assert main(["train", str(experiment), "-o", str(broken), "--jobs", "1", "--resume"]) == 0
+
+    assert weights(whole) == weights(broken)
+    metrics = [(run / "metrics.jsonl").read_text(encoding="utf-8") for run in (whole, broken)]
+    assert metrics[0] == metrics[1]
+
+
+def stop_after(experiment: Path, run: Path, iterations: int) -> None:
+    """Ctrl-C in the midst of an iteration, after the last checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        from inframind.agents.training import Trainer
+
+        iterate = Trainer.iterate
+
+        def stopped(self: Trainer) -> object:
+            if self.done == iterations:
+                raise KeyboardInterrupt
+            return iterate(self)
+
+        patch.setattr(Trainer, "iterate", stopped)
+        assert main(["train", str(experiment), "-o", str(run), "--jobs", "1"]) == 130
+    assert (run / "policy" / "policy.json").exists()
+
+
+def test_what_is_there_is_not_written_over(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "mine.txt").write_text("mine", encoding="utf-8")
+
+    assert main(["train", str(experiment), "-o", str(run)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["train", str(experiment), "-o", str(run), "--resume"]) == 2
+    assert "is no training to go on with" in capsys.readouterr().err
+
+
+def test_a_training_of_other_values_is_not_gone_on_with(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(experiment), "-o", str(run), "--set", "batch.iterations=1", "--jobs", "1"]) == 0
+
+    assert main(["train", str(experiment), "-o", str(run), "--set", "seed=7", "--resume"]) == 2
+    assert "is a training from other values" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoint")
+    assert main(["train", str(experiment), "-o", str(run), "--set", "batch.iterations=1", "--resume"]) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text('preset = "teory"\nseed = -1\n[load]\nrates_per_min = [10]\n', encoding="utf-8")
+
+    assert main(["train", str(path), "-o", str(tmp_path / "run")]) == 2
+
+    err = capsys.readouterr().err
+    assert all(part in err for part in ("preset", "seed", "load.rates_per_min")), err
+
+
+@pytest.mark.parametrize("preset", ["theory", "reference"])
+def test_the_other_presets_train(preset: str, experiment: Path, tmp_path: Path) -> None:
+    changes = ["--set", f"preset={preset}", "--set", "batch.iterations=1", "--jobs", "1"]
+
+    assert main(["train", str(experiment), "-o", str(tmp_path / "run"), *changes]) == 0
+
+    record = json.loads((tmp_path / "run" / "policy" / "policy.json").read_text(encoding="utf-8"))
+    assert record["executor"]["kind"] == {"theory": "flat", "reference": "dual"}[preset]
