@@ -14,7 +14,7 @@ from inframind.traces.mistakes import did_you_mean
 from inframind.workflows import DOMAINS, STRATEGIES, ControllerOptions
 
 from .plans import PLANNERS, check_planner
-from .policies import POLICIES, POLICY_FILE, is_folder, label_of, rule_of
+from .policies import POLICIES, POLICY_FILE, TRAINED, is_folder, label_of, rule_of
 
 
 class Discipline(NamedTuple):
@@ -49,8 +49,8 @@ def _policy_entry(entry: str) -> str:
         return entry
     name, planner = rule_of(entry)
     try:
-        _known("policy", POLICIES)(name)
-        if entry != name:
+        _known("policy", {**POLICIES, **TRAINED})(name)
+        if entry != name and name in POLICIES:
             _known("planner", dict.fromkeys(PLANNERS))(planner)
         return entry
     except ValueError as error:
@@ -80,10 +80,10 @@ class Evaluation(Section):
     """Stands in the report."""
     pool: str = "l40s"
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
-    policies: Annotated[tuple[PolicyEntry, ...], NotEmpty] = (*POLICIES, "quality-in-time@single")
+    policies: Annotated[tuple[PolicyEntry, ...], NotEmpty] = (*POLICIES, "quality-in-time@single", *TRAINED)
     """Who decides: a rule by its name, see docs/evaluation.md, with a planner of its own as ``NAME@single`` or
-    ``NAME@mixed``; or a trained policy by its folder, which has a slash
-    (``runs/mine``, ``./mine``; relative to this file's) and is called by its own name in tables."""
+    ``NAME@mixed``; ``inframind``, the trained policy that is shipped; or one of your own by its folder, which has a
+    slash (``runs/mine``, ``./mine``; relative to this file's) and is called by its own name in tables."""
     predictors: str | None = None
     """Folder of trained latency predictors, relative to this file's: rules read their predictions. Without, those of
     the servers' step times."""

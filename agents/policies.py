@@ -105,6 +105,9 @@ POLICIES: Mapping[str, Factory] = {
 }
 
 
+TRAINED: Mapping[str, Path] = {"inframind": Path(__file__).parent / "data" / "l40s"}
+"""Trained policies that come with the package; docs/training.md has the command."""
+
 AT = "@"
 POLICY_FILE = "policy.json"
 """What makes a folder that of a trained policy."""
@@ -132,8 +135,8 @@ def factory_of(entry: str) -> Factory:
     Check rules' names with ``POLICIES`` first. A trained policy raises ConfigError when it is made, where its files
     are broken or do not fit the setting.
     """
-    if is_folder(entry):
-        return lambda given: load_trained(Path(entry), given)
+    if is_folder(entry) or entry in TRAINED:
+        return lambda given: load_trained(TRAINED.get(entry, Path(entry)), given)
     name, planner = rule_of(entry)
     if planner:
         return lambda given: POLICIES[name](replace(given, planner=planner))

@@ -11,10 +11,13 @@ from pathlib import Path
 import doc_tables
 import pytest
 
+from inframind.agents import load_evaluation
+from inframind.agents.training_file import load_training
 from inframind.cli import main
 from inframind.cli.experiment import Experiment, load_experiment
 from inframind.cli.main import build_parser
 from inframind.sim import load_pool, load_server
+from inframind.sim.outcomes import OutcomeModel
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -93,7 +96,13 @@ def test_the_examples_are_all_tested() -> None:
         "paper-moa.toml",
         "pool.toml",
         "server.toml",
+        "train-evaluate.toml",
+        "train.toml",
     }
+    outcomes = OutcomeModel.shipped()
+    assert load_training(EXAMPLES / "train.toml", [], outcomes)[0].preset == "default"
+    for name in ("evaluate", "paper-masrouter", "paper-moa", "train-evaluate"):
+        assert load_evaluation(EXAMPLES / f"{name}.toml", [], outcomes)[0].num_queries > 0
 
 
 def test_a_synthetic_example_runs(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_file_of_a_cell_loses_nothing(outcomes: OutcomeModel, tmp_path: Path
 
 def test_utilisation_and_queues_are_those_of_the_polls(outcomes: OutcomeModel) -> None:
     """All to the 32B at once: it is busy, the others never; 16 run and the rest wait."""
-    evaluation = Evaluation(num_queries=40)
+    evaluation = Evaluation(num_queries=40, planner="single")
     result = world(outcomes, evaluation).run(Cell("always-large", "fcfs", 1e6, None, 0))
     busy = dict(zip(result.servers["server"], result.servers["utilisation"], strict=True))
 

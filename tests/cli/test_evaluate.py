@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "evaluation.md"
 SMALL = """
 name = "small"
 policies = ["jsq", "quality-in-time", "clairvoyant"]
+schedulers = ["fcfs", "edf"]
 rates_per_min = [20, 100]
 seeds = [0, 1]
 num_queries = 25
@@ -204,7 +205,7 @@ def test_single_tiers_in_steady_state_with_one_seed(tmp_path: Path, capsys: pyte
 def test_the_shipped_example_loads() -> None:
     evaluation, pool = load_evaluation(ROOT / "docs" / "examples" / "evaluate.toml", [], OutcomeModel.shipped())
 
-    assert len(list(evaluation.cells())) == 7 * 2 * 3 * 3
+    assert len(list(evaluation.cells())) == 9 * 2 * 3 * 3
     assert len(pool.servers) == 5
 
 

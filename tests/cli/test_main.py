@@ -16,10 +16,12 @@ from inframind.cli.main import build_parser
 COMMANDS = [
     "bench predictors",
     "bench sim",
+    "bench train",
     "calibrate check",
     "calibrate fit",
     "calibrate predictors",
     "calibrate profile",
+    "compare",
     "demo",
     "evaluate",
     "live replay",
@@ -28,6 +30,7 @@ COMMANDS = [
     "sim schedule",
     "sim verify",
     "simulate",
+    "train",
 ]
 
 
@@ -54,10 +57,12 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         "  COMMAND",
         "    simulate  serve a trace or a synthetic load on a simulated pool",
         "    evaluate  compare policies, schedulers and loads on simulated workflows",
+        "    train     train planner and executor on a simulated pool",
         "    live      start real vLLM servers, and run workflows on them",
         "    sim       the simulator itself: replay, schedule, verify",
         "    calibrate",
         "              make a simulated server of a real one: profile, fit, check",
+        "    compare   compare simulated runs with live ones",
         "    demo      FCFS against EDF on mixed-deadline traffic at three loads",
         "    bench     how fast it is on this machine",
     ]
