@@ -41,10 +41,10 @@ class LoadOptions(Section):
     """All step times are divided by it, log-uniform; policies are not told."""
     random_budget_mix: bool = True
     """Whether each simulation has shares of the budget tiers of its own (Dirichlet), or those of ``budgets``."""
-    embedding_noise: NotNegative = 1.0
-    """Length of the noise added to each query's embedding, whose own length is 1: the training's questions shall not be
-    learnt by heart."""
-    queries: Count = 300
+    embedding_noise: NotNegative = 0.0
+    """Length of the noise added to each query's embedding, whose own length is 1, so that the training's questions are
+    not learnt by heart."""
+    queries: Count = 250
     """In one simulation, from idle servers to the last answer."""
 
 
@@ -141,11 +141,11 @@ class CongestionOptions(Section):
 class BatchOptions(Section):
     """How much is simulated at a time."""
 
-    iterations: Count = 300
+    iterations: Count = 160
     """Batches, and updates."""
     groups: Count = 2
     """Simulated side by side, in processes of their own where there are cores."""
-    simulations: Count = 8
+    simulations: Count = 6
     """Of each group, in lock-step: their decisions are made in one pass of the networks."""
     checkpoint_every: Count = 20
     """Iterations between checkpoints."""
