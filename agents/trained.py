@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -127,6 +128,8 @@ def load_policy(folder: Path, servers: Sequence[ServerOptions], knowledge: Knowl
         raise ConfigError(folder / WEIGHTS, [f"cannot be read: {error.strerror}"]) from None
     except (SafetensorError, RuntimeError) as error:
         raise ConfigError(folder / WEIGHTS, [f"does not hold this policy: {str(error).splitlines()[0]}"]) from None
+    # On one decision a thread more costs more than it brings.
+    torch.set_num_threads(1)
     actor = Actor(FeatureBuilder(knowledge), planner, executor, mask_infeasible=record.mask_infeasible)
     trained = TrainedPolicy(actor)
     return Policy(trained, trained)
