@@ -222,7 +222,7 @@ def _with_absolute_folders(evaluation: Evaluation, path: Path) -> Evaluation:
 
     policies = tuple(absolute(entry) if is_folder(entry) else entry for entry in evaluation.policies)
     if wrong := [
-        f"policies[{index}]: no trained policy is there: {entry} has no {POLICY_FILE}"
+        f"policies[{index}]: no trained policy is there: {entry} has no {POLICY_FILE}; paths start at the file's folder"
         for index, entry in enumerate(policies)
         if is_folder(entry) and not Path(entry, POLICY_FILE).is_file()
     ]:

@@ -161,7 +161,7 @@ class Training(Section):
     document); ``reference`` (what the InfraMind authors' code did in the end)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of everything: equal seeds, equal policies (on one machine)."""
-    pool: str = "h200"
+    pool: str = "l40s"
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
     scheduler: SchedulerName = "edf-late-last"
     """In which order servers take calls."""

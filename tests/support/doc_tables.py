@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -86,7 +86,8 @@ def table(name: str) -> str:
 def _of_section(section: type[BaseModel]) -> list[list[str]]:
     rows = [["key", "default", "meaning"], ["---", "---", "---"]]
     for name, field in section.model_fields.items():
-        if name != "kind":
+        # A kind of one value tells sections apart, and is named in the text.
+        if name != "kind" or len(get_args(field.annotation)) > 1:
             default = field.get_default(call_default_factory=True)
             rows.append([f"`{name}`", _default(default), _prose(field.description or "")])
     return rows
