@@ -153,7 +153,8 @@ def observed_policy(probe: Ended) -> Literal["fcfs", "priority"] | None:
     order = float(spearmanr(priorities, starts).statistic)
     if order > 0.7:
         return "priority"
-    return "fcfs" if order < 0.5 else None
+    # Of 16 that ran in no order, one probe in a hundred and forty has more than this by chance.
+    return "fcfs" if order < 0.6 else None
 
 
 def largest_step(step_tokens: Mapping[str, float]) -> int | None:
