@@ -127,7 +127,7 @@ class Trainer:
     def warm_up(self) -> None:
         """Let every process draw the outcomes of all seeds; else they do when they come to them."""
         training = self.training
-        tasks = [joblib.delayed(_world_of)(training, self.pool, is_warm=True) for _ in range(self._jobs)]
+        tasks = [joblib.delayed(_warm_up)(training, self.pool) for _ in range(self._jobs)]
         joblib.Parallel(n_jobs=self._jobs)(tasks)
 
     def validate(self) -> float:
@@ -187,17 +187,20 @@ def _collect(
     return world.collect(actor, conditions, seed)
 
 
-def _world_of(training: Training, pool: PoolSection, *, is_warm: bool = False) -> TrainingWorld:
+def _world_of(training: Training, pool: PoolSection) -> TrainingWorld:
     key = (training.model_dump_json(), pool.model_dump_json())
     if key not in _worlds:
         _worlds.clear()
         outcomes = OutcomeModel.shipped(cache_size=OUTCOME_SEEDS * len(DOMAIN_NAMES))
         _worlds[key] = TrainingWorld(training, pool, outcomes)
-    if is_warm:
-        for domain in training.domains:
-            for seed in range(OUTCOME_SEEDS):
-                _worlds[key].outcomes.right_share(domain, 0, seed)
     return _worlds[key]
+
+
+def _warm_up(training: Training, pool: PoolSection) -> None:
+    outcomes = _world_of(training, pool).outcomes
+    for domain in training.domains:
+        for seed in range(OUTCOME_SEEDS):
+            outcomes.right_share(domain, 0, seed)
 
 
 def _loaded(network: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> nn.Module:

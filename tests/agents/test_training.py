@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from inframind.agents.bench_training import bench_training
+from inframind.agents.training_file import load_training
 from inframind.cli import main
+from inframind.sim.outcomes import OutcomeModel
 
 SMALL = """
 name = "small"
@@ -73,6 +76,18 @@ def stop_after(experiment: Path, run: Path, iterations: int) -> None:
         patch.setattr(Trainer, "iterate", stopped)
         assert main(["train", str(experiment), "-o", str(run), "--jobs", "1"]) == 130
     assert (run / "policy" / "policy.json").exists()
+
+
+def test_processes_are_warmed_up_and_measured(experiment: Path) -> None:
+    """As `inframind bench train` does, on a training of its size."""
+    outcomes = OutcomeModel.shipped()
+    training, pool = load_training(experiment, [], outcomes)
+
+    measured = bench_training(training, pool, outcomes, jobs=2, iterations=1)
+
+    assert measured.role_steps > 0
+    assert 0 < measured.learning_share < 1
+    assert measured.role_steps_per_s == pytest.approx(measured.role_steps / measured.seconds)
 
 
 def test_what_is_there_is_not_written_over(
