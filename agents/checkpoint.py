@@ -1,8 +1,6 @@
 """The state of a training, written whole and read back to the bit."""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from inframind.traces import ConfigError
+from inframind.traces import ConfigError, whole_folder
 
 from .training import Trainer
 
@@ -34,14 +32,9 @@ def save_checkpoint(folder: Path, trainer: Trainer) -> None:
         "multipliers": agents.multipliers.state(),
         "averages": agents.averages,
     }
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        new = Path(beside, "new")
-        new.mkdir()
+    with whole_folder(folder) as new:
         (new / TENSORS).write_bytes(save({key: value.contiguous() for key, value in tensors.items()}))
         (new / STATE).write_text(json.dumps(about), encoding="utf-8")
-        if folder.exists():
-            shutil.move(folder, Path(beside, "old"))
-        new.rename(folder)
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> None:

@@ -13,7 +13,7 @@ from inframind.traces import RATES_PER_MIN, Budgets, ConfigError, Section, load_
 from inframind.traces.mistakes import did_you_mean
 from inframind.workflows import DOMAINS, STRATEGIES, ControllerOptions
 
-from .plans import PLANNERS, check_planner
+from .plans import PLANNERS, planner_mistakes
 from .policies import POLICIES, POLICY_FILE, TRAINED, is_folder, label_of, rule_of
 
 
@@ -140,12 +140,7 @@ class Evaluation(Section):
         ]
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         wrong += [f"policies: two are called {label!r} in tables" for label in twice]
-        try:
-            check_planner(self.planner, self.domains)
-        except ConfigError as error:
-            wrong += [f"planner ({self.planner!r}): {problem}" for problem in error.problems]
-        except ValueError as error:
-            wrong.append(f"planner ({self.planner!r}) {error}")
+        wrong += planner_mistakes("planner", self.planner, self.domains)
         if self.single_tier and self.budgets.weights is not None:
             wrong.append("budgets.weights mean nothing with single_tier")
         if wrong:
@@ -197,6 +192,22 @@ class Cell:
         return f"{self.policy}.{self.scheduler}.{self.rate_per_min:g}.{tier}.{self.seed}"
 
 
+def load_pool_with_outcomes(name: str, base: Path, outcomes: OutcomeModel) -> PoolSection:
+    """A pool of LLMs that there are outcomes for; see ``sim.load_pool``.
+
+    Raises
+    ------
+    ConfigError
+        With all the mistakes of its file, or each LLM without outcomes.
+    """
+    pool = load_pool(name, base)
+    try:
+        outcomes.check_models([server.model for server in pool.servers])
+    except ConfigError as error:
+        raise ConfigError(f"pool {name}", error.problems) from None
+    return pool
+
+
 def load_evaluation(path: Path, overrides: list[str], outcomes: OutcomeModel) -> tuple[Evaluation, PoolSection]:
     """The evaluation and its pool, checked against each other and the outcomes; its folders as absolute paths.
 
@@ -206,12 +217,7 @@ def load_evaluation(path: Path, overrides: list[str], outcomes: OutcomeModel) ->
         With all the mistakes of one of the files.
     """
     evaluation = _with_absolute_folders(load_toml(path, Evaluation, overrides), path)
-    pool = load_pool(evaluation.pool, path.parent)
-    try:
-        outcomes.check_models([server.model for server in pool.servers])
-    except ConfigError as error:
-        raise ConfigError(f"pool {evaluation.pool}", error.problems) from None
-    return evaluation, pool
+    return evaluation, load_pool_with_outcomes(evaluation.pool, path.parent, outcomes)
 
 
 def _with_absolute_folders(evaluation: Evaluation, path: Path) -> Evaluation:

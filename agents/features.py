@@ -26,13 +26,15 @@ NUM_SLOTS = 8
 """Later nodes of a workflow look like its last one."""
 
 SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share", "calls_to_go", "predecessors", "log_prompt")
+BUDGET_SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share")
+"""Those of them that tell of the budget."""
 CONTEXT_SIZE = len(SCALARS) + len(DOMAIN_NAMES) + len(TOPOLOGY_NAMES) + NUM_SLOTS
 SERVER_FEATURES = (
     *("log_waiting", "log_running", "log_in_flight", "since_poll", "kv_usage", "poll_age", "load", "log_slots"),
     "log_token_s",
 )
-RAW_METRICS = 3
-"""The first of them that a policy on raw metrics reads: what the server itself reports."""
+RAW_METRICS = tuple(SERVER_FEATURES.index(name) for name in ("log_waiting", "log_running", "kv_usage"))
+"""Those that a policy on raw metrics reads: what the server itself reports."""
 ACTION_FEATURES = ("quality", "log_slack", "in_time", "good", "log_tokens", "log_work")
 GOOD = ACTION_FEATURES.index("good")
 SLACK = ACTION_FEATURES.index("log_slack")

@@ -18,6 +18,7 @@ from inframind.workflows.roles import ROLE_NAMES
 
 from .features import (
     ACTION_FEATURES,
+    BUDGET_SCALARS,
     CONTEXT_SIZE,
     DOMAIN_NAMES,
     GOOD,
@@ -117,10 +118,9 @@ def blinded(features: FeatureTensors, options: NetworkOptions) -> tuple[Tensor, 
     if options.system == "none":
         servers = servers * torch.tensor([name in ("log_slots", "log_token_s") for name in SERVER_FEATURES])
     if options.budget == "none":
-        context = context * torch.tensor(
-            [index >= len(SCALARS) or "lo" not in SCALARS[index] for index in range(CONTEXT_SIZE)]
-        )
-        context = context * torch.tensor([index != SCALARS.index("remaining_share") for index in range(CONTEXT_SIZE)])
+        seen = torch.ones(CONTEXT_SIZE, dtype=torch.bool)
+        seen[[SCALARS.index(name) for name in BUDGET_SCALARS]] = False
+        context = context * seen
     return actions, servers, context
 
 
@@ -214,7 +214,7 @@ class FlatState(nn.Module):
         self._options = options
         self._budget = budget
         self._role = nn.Embedding(len(ROLE_NAMES) + 1, self.ROLE)
-        of_server = {"latency-map": NUM_STRATEGIES + 2, "raw-metrics": RAW_METRICS, "none": 0}[options.system]
+        of_server = {"latency-map": NUM_STRATEGIES + 2, "raw-metrics": len(RAW_METRICS), "none": 0}[options.system]
         num_query = embedding_size + self.ROLE + len(DOMAIN_NAMES)
         num_state = num_servers * of_server + (options.budget == "seconds")
         self._is_dual = options.kind == "dual" and num_state > 0
@@ -242,11 +242,12 @@ class FlatState(nn.Module):
         if self._options.budget == "seconds":
             seconds = features.budget_s if self._budget == "total" else features.remaining_s
             state.append(seconds[:, None])
-        waiting, running = (torch.expm1(2 * features.servers[:, :, index]) for index in (0, 1))
+        waiting_at, running_at, usage_at = RAW_METRICS
+        waiting, running = (torch.expm1(2 * features.servers[:, :, index]) for index in (waiting_at, running_at))
         if self._options.system == "latency-map":
             state += [torch.cat([features.latency_s, running[..., None], waiting[..., None]], -1).flatten(1)]
         elif self._options.system == "raw-metrics":
-            state += [torch.stack([waiting, running, features.servers[:, :, 4]], -1).flatten(1)]
+            state += [torch.stack([waiting, running, features.servers[:, :, usage_at]], -1).flatten(1)]
         if self._is_dual:
             parts = [self._first[0](query), self._first[1](torch.cat(state, -1))]
         else:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from inframind.traces import ConfigError
 from inframind.workflows import DOMAINS, TOPOLOGIES, Observation, Plan, build_workflow
 from inframind.workflows.roles import SEPARATOR
 
@@ -105,6 +106,17 @@ def check_planner(name: str, domains: tuple[str, ...]) -> None:
         raise ValueError(f"must be {', '.join(PLANNERS)} or TOPOLOGY/ROLE_SET, such as Chain/MathSolver+Inspector")
     for domain in domains:
         build_workflow(domain, topology, role_set)
+
+
+def planner_mistakes(key: str, name: str, domains: tuple[str, ...]) -> list[str]:
+    """What `check_planner` has against the planner at a key of a file, a line each."""
+    try:
+        check_planner(name, domains)
+    except ConfigError as error:
+        return [f"{key} ({name!r}): {problem}" for problem in error.problems]
+    except ValueError as error:
+        return [f"{key} ({name!r}) {error}"]
+    return []
 
 
 def draw_of(query_id: str, *numbers: int) -> np.random.Generator:

@@ -24,7 +24,7 @@ from inframind.workflows import (
     Controller,
     ControllerOptions,
     Observation,
-    ServerInfo,
+    Query,
 )
 
 from .acting import Actor, Decided, Made
@@ -160,10 +160,7 @@ class _Simulation:
         )
         arrivals, embeddings = _blurred(arrivals, world.outcomes.bank.embedding, training.load.embedding_noise, rngs[3])
         servers = [_faster(server, conditions.pool_speed) for server in world.servers]
-        infos = [
-            ServerInfo(server.name, server.model, server.scheduler.max_num_seqs, server.scheduler.max_model_len)
-            for server in servers
-        ]
+        infos = [server.info for server in servers]
         self.controller = Controller(
             infos,
             _NOBODY,
@@ -206,9 +203,9 @@ class TrainingWorld:
         rows = [outcomes.models.index(server.model) for server in self.servers]
         self._models = np.array(rows)
 
-    def luck(self, arrived: Arrived, seed: int) -> NDArray[np.float32]:
+    def luck(self, query: Query, seed: int) -> NDArray[np.float32]:
         """Share of right answers on a query's question: ``[server, strategy]``."""
-        share = self.outcomes.right_share(arrived.query.domain, arrived.query.question, seed)
+        share = self.outcomes.right_share(query.domain, query.question, seed)
         return np.asarray(share[self._models], np.float32)
 
     def collect(self, actor: Actor, conditions: Sequence[Conditions], seed: int | None) -> Batch:
@@ -279,9 +276,6 @@ class _Recorder:
         ended = self._ended()
         luck = np.stack([each.luck for each in ended])
         kept = np.flatnonzero(is_learnt)
-        position = np.full(num, -1)
-        position[kept] = np.arange(len(kept))
-        call_s = self._call_s()
         return Batch(
             Features.concatenate(self._features).take(kept),
             choice[kept],
@@ -290,7 +284,7 @@ class _Recorder:
             np.concatenate([plans.allowed for plans, _ in self._made]),
             workflow[kept],
             _next_rows(workflow[kept]),
-            call_s[kept],
+            self._call_s()[kept],
             np.array(self._times)[kept],
             np.array([index for index, _ in self._calls])[kept],
             luck[workflow[kept]],
@@ -314,7 +308,7 @@ class _Recorder:
                     bool(workflow.correct),
                     workflow.end.on_time,
                     simulation.conditions.rate_per_min,
-                    self._world.luck(Arrived(workflow.arrival_s, query), simulation.conditions.outcome_seed),
+                    self._world.luck(query, simulation.conditions.outcome_seed),
                 )
             ended += [by_number[number] for number in range(len(by_number))]
         return ended

@@ -1,8 +1,6 @@
 """Trained policies as folders: weights as safetensors, all else as JSON. Acting needs nothing of the trainer."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,7 @@ from torch import nn
 
 from inframind.sim import ServerOptions
 from inframind.sim.knowledge import Knowledge
-from inframind.traces import ConfigError, Section, load_json
+from inframind.traces import ConfigError, Section, load_json, whole_folder
 from inframind.workflows import Choice, Observation, Plan, PlannerPolicy
 
 from .acting import Actor
@@ -70,15 +68,9 @@ def save_policy(folder: Path, record: PolicyRecord, planner: nn.Module | None, e
     if folder.exists() and not (folder / POLICY).exists():
         raise ConfigError(folder, ["is there, and not a policy's folder; name another"])
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-            new = Path(beside, "new")
-            new.mkdir()
+        with whole_folder(folder) as new:
             (new / WEIGHTS).write_bytes(save_tensors(tensors))
             (new / POLICY).write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-            if folder.exists():
-                shutil.move(folder, Path(beside, "old"))
-            new.rename(folder)
     except OSError as error:
         raise ConfigError(folder, [f"cannot be written: {error.strerror or error}"]) from None
 

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from inframind.sim import PoolSection, load_pool
+from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import Budgets, ConfigError, Section, load_toml
+from inframind.traces import Budgets, Section, load_toml
 
 from .constraint import ConstraintOptions
-from .evaluation_file import Count, DomainName, NotEmpty, PositiveFloat, SchedulerName
+from .evaluation_file import Count, DomainName, NotEmpty, PositiveFloat, SchedulerName, load_pool_with_outcomes
 from .networks import NetworkOptions
-from .plans import check_planner
+from .plans import planner_mistakes
 
 PRESETS = ("default", "theory", "reference")
 NotNegative = Annotated[float, Field(ge=0)]
@@ -206,12 +206,7 @@ class Training(Section):
     def _fits_together(self) -> Self:
         wrong = []
         if self.planner.fixed:
-            try:
-                check_planner(self.planner.fixed, self.domains)
-            except ConfigError as error:
-                wrong += [f"planner.fixed ({self.planner.fixed!r}): {problem}" for problem in error.problems]
-            except ValueError as error:
-                wrong.append(f"planner.fixed ({self.planner.fixed!r}) {error}")
+            wrong += planner_mistakes("planner.fixed", self.planner.fixed, self.domains)
         if self.congestion.weight and min(self.planner.learner.trace, self.executor.learner.trace) < 1:
             wrong.append("learner.trace must be 1 with congestion.weight above 0")
         if self.reward.combine == "advantages":
@@ -241,12 +236,7 @@ def load_training(path: Path, overrides: list[str], outcomes: OutcomeModel) -> t
         With all the mistakes of one of the files.
     """
     training = load_toml(path, Training, overrides)
-    pool = load_pool(training.pool, path.parent)
-    try:
-        outcomes.check_models([server.model for server in pool.servers])
-    except ConfigError as error:
-        raise ConfigError(f"pool {training.pool}", error.problems) from None
-    return training, pool
+    return training, load_pool_with_outcomes(training.pool, path.parent, outcomes)
 
 
 def _with_tuples(value: Any) -> Any:

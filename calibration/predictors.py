@@ -17,7 +17,6 @@ Weights of all models are stacked, and a map is a few matrix products of NumPy: 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from inframind.traces import ConfigError, Section, load_json
+from inframind.traces import ConfigError, Section, load_json, whole_folder
 
 Floats: TypeAlias = NDArray[np.float32]
 Target = Literal["ttft", "tpot", "length", "e2e"]
@@ -347,29 +346,12 @@ class LatencyPredictors:
         ConfigError
             If something stands there that is not a folder of predictors, or nothing can be written there.
         """
-        target = Path(folder).resolve()
         check_replaceable(folder)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            beside = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
-        except OSError as error:
-            raise ConfigError(folder, [f"cannot be written: {error.strerror}"]) from None
-        with beside as holder:
-            new = Path(holder, "new")  # not the temporary folder itself, which only its owner may read
-            new.mkdir()
+        with whole_folder(folder) as new:
             save_file(_tensors(self), new / WEIGHTS_FILE)
             about = json.dumps(self.about.model_dump(mode="json"), indent=2)
             for name, text in {ABOUT_FILE: about + "\n", **(extra_files or {})}.items():
                 (new / name).write_text(text, encoding="utf-8")
-            old = Path(holder, "old")
-            if target.exists():
-                target.rename(old)
-            try:
-                new.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
 
     def _queues(self, running: ArrayLike, waiting: ArrayLike) -> Floats:
         """(M, B, 2)."""

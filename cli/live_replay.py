@@ -123,10 +123,7 @@ def _controller(cell: WorkflowCell, queries: LiveQueries) -> Controller:
 
 
 def _infos(cell: WorkflowCell) -> list[ServerInfo]:
-    return [
-        ServerInfo(server.name, server.model, server.scheduler.max_num_seqs, server.scheduler.max_model_len)
-        for server in cell.servers
-    ]
+    return [server.info for server in cell.servers]
 
 
 def _finish(out: Path, cell: WorkflowCell, queries: LiveQueries) -> pd.DataFrame:

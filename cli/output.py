@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from inframind.traces import ConfigError
@@ -21,7 +29,15 @@ PIPE_WIDTH = 200
 @contextmanager
 def progress(label: str, total: float) -> Iterator[Callable[[float], None]]:
     """A progress bar on stderr, with the time left; yields a function that takes how much is done."""
-    columns = (
+    console = Console(stderr=True)
+    with Progress(*progress_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def progress_columns() -> tuple[ProgressColumn, ...]:
+    """What a progress bar shows beside itself: its label, how much is done, the time taken and the time left."""
+    return (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -29,10 +45,6 @@ def progress(label: str, total: float) -> Iterator[Callable[[float], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

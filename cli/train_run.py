@@ -13,7 +13,7 @@ import joblib
 import tomli_w
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from inframind.agents.checkpoint import load_checkpoint, save_checkpoint
@@ -22,7 +22,7 @@ from inframind.agents.training_file import load_training
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import ConfigError, versions
 
-from .output import print_json, write_whole
+from .output import print_json, progress_columns, write_whole
 
 CONFIG, METRICS, VERSIONS, BOARD, CHECKPOINT, POLICY = (
     *("config.toml", "metrics.jsonl", "versions.json"),
@@ -160,15 +160,8 @@ class _Display:
     def __init__(self, trainer: Trainer, *, is_quiet: bool) -> None:
         self._trainer = trainer
         self._console = Console(stderr=True, quiet=is_quiet)
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._task = self._bar.add_task("", total=trainer.training.batch.iterations, completed=trainer.done)
+        self._bar = Progress(*progress_columns())
+        self._task = self._bar.add_task("training", total=trainer.training.batch.iterations, completed=trainer.done)
         self._live: Live | None = None
         if self._console.is_terminal and not is_quiet:
             self._live = Live(self._bar, console=self._console, transient=True)

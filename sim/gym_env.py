@@ -31,7 +31,6 @@ from inframind.workflows import (
     Observation,
     Plan,
     PlannerPolicy,
-    ServerInfo,
 )
 
 from .clock import Environment
@@ -160,10 +159,7 @@ class ExecutorEnv(gymnasium.Env[Features, np.int64]):
         rate_per_min = float(self.np_random.choice(self._rates_per_min))
         episode_seed = int(self.np_random.integers(2**31))
         env = Environment()
-        infos = [
-            ServerInfo(server.name, server.model, server.scheduler.max_num_seqs, server.scheduler.max_model_len)
-            for server in self._servers
-        ]
+        infos = [server.info for server in self._servers]
         controller = Controller(
             infos,
             self._planner,

@@ -14,6 +14,8 @@ from enum import Enum, StrEnum
 
 import simpy
 
+from inframind.workflows import ServerInfo
+
 from .clock import Environment
 from .decode_run import DecodeRun
 from .fast_forward import FastForwardScheduler
@@ -65,6 +67,11 @@ class ServerOptions:
     step_time: StepTime
     max_num_queued_reqs: int | None = None
     """Unfinished requests beyond which new ones are rejected (``vllm/v1/engine/async_llm.py``, 0.32.0)."""
+
+    @property
+    def info(self) -> ServerInfo:
+        """What a workflow controller knows of it."""
+        return ServerInfo(self.name, self.model, self.scheduler.max_num_seqs, self.scheduler.max_model_len)
 
 
 class Server:

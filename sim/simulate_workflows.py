@@ -17,7 +17,6 @@ from inframind.workflows import (
     ExecutorPolicy,
     LatencyModel,
     PlannerPolicy,
-    ServerInfo,
     log_lines,
 )
 
@@ -98,10 +97,7 @@ def simulate_workflows(
     """
     if not arrivals:
         raise ConfigError("workload", ["has no queries"])
-    infos = [
-        ServerInfo(server.name, server.model, server.scheduler.max_num_seqs, server.scheduler.max_model_len)
-        for server in servers
-    ]
+    infos = [server.info for server in servers]
     controller = Controller(infos, planner, executor, options, embeddings=embeddings, latency=latency)
     env = Environment()
     driver = WorkflowDriver(env, controller, outcomes, poll_s=poll_s, seed=seed, on_progress=on_progress)

@@ -9,6 +9,7 @@ from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
 from .summary import SUMMARY, by_tier, summarise
 from .typed_files import Section, load_json, load_toml
+from .whole_folder import whole_folder
 from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
 
 __all__ = [
@@ -53,5 +54,6 @@ __all__ = [
     "summarise",
     "to_table",
     "versions",
+    "whole_folder",
     "write_run",
 ]

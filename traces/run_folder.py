@@ -19,7 +19,6 @@ import importlib.metadata
 import json
 import platform
 import re
-import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -36,6 +35,7 @@ import tomli_w
 from .mistakes import ConfigError, TraceError
 from .schema import CALLS, SAMPLES, WORKFLOWS, to_table
 from .summary import SUMMARY
+from .whole_folder import whole_folder
 
 _DISTRIBUTION = "inframind-router"
 _MARKS = {"versions.json", "calls.parquet"}
@@ -105,14 +105,7 @@ def write_run(
     """
     target = Path(folder).resolve()
     _check_replaceable(target, folder)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise ConfigError(folder, [f"cannot be written: {error.strerror}"]) from None
-    with beside as holder:
-        new = Path(holder, "new")  # not the temporary folder itself, which only its owner may read
-        new.mkdir()
+    with whole_folder(folder) as new:
         (new / "config.toml").write_text(tomli_w.dumps(_without_none(config)), encoding="utf-8")
         (new / "versions.json").write_text(json.dumps(versions(seed), indent=2) + "\n", encoding="utf-8")
         _write_table(new / "calls.parquet", calls, CALLS)
@@ -123,7 +116,6 @@ def write_run(
             with (new / "events.jsonl").open("w", encoding="utf-8") as log:
                 log.writelines(f"{line}\n" for line in events)
         summary[SUMMARY.names].to_csv(new / "summary.csv", index=False)
-        _swap(new, target, Path(holder, "old"))
 
 
 def begin_run(folder: str | Path, config: Mapping[str, Any], *, seed: int | None = None, resume: bool = False) -> None:
@@ -292,20 +284,6 @@ def _leaves(value: object, place: str = "") -> dict[str, object]:
     else:
         return {place: value}
     return {key: leaf for name, item in items for key, leaf in _leaves(item, name).items()}
-
-
-def _swap(new: Path, target: Path, old: Path) -> None:
-    """Put ``new`` at ``target``; what stood there goes to ``old``, and comes back if that fails."""
-    if not target.exists():
-        new.rename(target)
-        return
-    target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def _without_none(value: Any) -> Any:

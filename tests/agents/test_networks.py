@@ -8,7 +8,7 @@ import pytest
 import torch
 from agent_world import features_of
 
-from inframind.agents.features import CONTEXT_SIZE, Features
+from inframind.agents.features import CONTEXT_SIZE, SCALARS, Features
 from inframind.agents.networks import NEVER, NetworkOptions, critic_network, executor_network, planner_network
 from inframind.agents.tensors import FeatureTensors
 
@@ -126,3 +126,19 @@ def test_a_critic_has_a_value_for_reward_and_one_for_cost() -> None:
 
 def test_features_have_the_shape_that_weights_were_made_for() -> None:
     assert features_of(2, 3, SIZE).context.shape == (2, CONTEXT_SIZE)
+
+
+def test_who_does_not_see_budgets_sees_the_prompt() -> None:
+    torch.manual_seed(0)
+    planner = planner_network(NetworkOptions(budget="none"), SIZE)
+    features = features_of(3, 2, SIZE)
+    context = features.context.copy()
+    context[:, SCALARS.index("log_prompt")] += 1.0
+
+    with torch.no_grad():
+        before, after = (
+            planner(FeatureTensors.of(features)),
+            planner(FeatureTensors.of(replace(features, context=context))),
+        )
+
+    assert not torch.equal(before[0], after[0])
