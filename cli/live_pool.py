@@ -53,6 +53,7 @@ def launch_of(server: ServerSection, base: Path, vllm_python: Path | None) -> La
         (*_arguments(server), *live.extra_args),
         live.port,
         devices | live.env,
+        live.cpus,
     )
 
 

@@ -20,10 +20,12 @@ _TIED = """
 import ctypes, os, signal, sys
 if hasattr(ctypes.CDLL(None), "prctl"):
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
+if sys.argv[1]:
+    os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
 """
-"""Runs a module that gets SIGTERM when its parent dies (PR_SET_PDEATHSIG, Linux): whoever started a server may be
-killed without a chance to stop it."""
+"""Runs a module on certain CPUs. It gets SIGTERM when its parent dies (PR_SET_PDEATHSIG, Linux): whoever started a
+server may be killed without a chance to stop it."""
 
 
 class LaunchError(ServerError):
@@ -41,6 +43,8 @@ class VllmServer:
         A model directory or name.
     arguments
         Further ones of vLLM's ``serve``, such as ``["--max-num-seqs", "8"]``.
+    cpus
+        The only ones that it and all that it starts may run on (Linux); any if empty.
     environment
         Added to this process's own.
     log
@@ -56,12 +60,14 @@ class VllmServer:
         log: Path,
         host: str = "127.0.0.1",
         arguments: Sequence[str] = (),
+        cpus: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.url = f"http://{host}:{port}"
         self.log = log
-        self._command = [str(python), "-c", _TIED, MODULE, "--model", str(model), "--host", host, "--port", str(port)]
-        self._command += arguments
+        self._cpus = cpus
+        self._command = [str(python), "-c", _TIED, ",".join(map(str, cpus)), MODULE]
+        self._command += ["--model", str(model), "--host", host, "--port", str(port), *arguments]
         self._environment = os.environ | (environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,7 +81,15 @@ class VllmServer:
         self.stop()
 
     def start(self) -> None:
-        """Begin; see `wait_until_healthy`."""
+        """Begin; see `wait_until_healthy`.
+
+        Raises
+        ------
+        LaunchError
+            If it must not run on its CPUs.
+        """
+        if self._cpus and (missing := set(self._cpus) - _usable_cpus()):
+            raise LaunchError(f"{self.url}: cpus: this machine lends no {', '.join(map(str, sorted(missing)))}")
         with self.log.open("ab") as sink:
             self._process = subprocess.Popen(
                 self._command, stdout=sink, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
@@ -138,6 +152,11 @@ class VllmServer:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
         return f"{self.log} ends: " + " / ".join(line.strip() for line in lines if line.strip())
+
+
+def _usable_cpus() -> set[int]:
+    """None where the system cannot tie a process to CPUs, which is anywhere but on Linux."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def _signal(group: int, kind: int) -> bool:

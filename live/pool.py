@@ -28,6 +28,8 @@ class Launch:
     port: int | None = None
     """A free one if None."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    cpus: tuple[int, ...] = ()
+    """The only ones that it may run on; any if empty."""
 
 
 @contextmanager
@@ -65,6 +67,7 @@ def running_pool(
             log=logs / f"{launch.name}.log",
             arguments=launch.arguments,
             environment=launch.environment,
+            cpus=launch.cpus,
         )
         for launch, port in zip(launches, ports, strict=True)
     }

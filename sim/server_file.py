@@ -158,6 +158,8 @@ class LiveSection(Section):
     """Where it is to listen; a free port by default."""
     device_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """``CUDA_VISIBLE_DEVICES``; all by default."""
+    cpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """CPUs that the server may run on, and no others (Linux); any by default."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of vLLM, after those that the sections say."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -169,7 +171,7 @@ class LiveSection(Section):
             raise ValueError("needs url, of a server that runs, or model_path, of one to start, and not both")
         if self.url is not None and "@" in self.url:
             raise ValueError("url: must not hold a password; api_key_env names the variable of an API key")
-        to_start = ("vllm_python", "port", "device_ids", "extra_args", "env")
+        to_start = ("vllm_python", "port", "device_ids", "cpus", "extra_args", "env")
         if self.url is not None and (given := [name for name in to_start if getattr(self, name)]):
             raise ValueError(f"{', '.join(given)}: mean nothing with url")
         return self

@@ -40,7 +40,7 @@ def free_port() -> int:
     return port
 
 
-def server(folder: Path, *arguments: str) -> VllmServer:
+def server(folder: Path, *arguments: str, cpus: tuple[int, ...] = ()) -> VllmServer:
     package = folder / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     for level in (package, package.parent, package.parent.parent):
@@ -53,6 +53,7 @@ def server(folder: Path, *arguments: str) -> VllmServer:
         port=free_port(),
         log=folder / "server.log",
         arguments=arguments,
+        cpus=cpus,
         environment=environment,
     )
 
@@ -76,6 +77,21 @@ def test_a_server_runs_until_it_is_stopped_and_leaves_no_process(tmp_path: Path)
         assert all(is_alive(pid) for pid in pids(tmp_path))
 
     assert not any(is_alive(pid) for pid in pids(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux ties processes to CPUs")
+def test_a_server_and_what_it_starts_stay_on_its_cpus(tmp_path: Path) -> None:
+    last = max(os.sched_getaffinity(0))
+    with server(tmp_path, cpus=(last,)) as vllm:
+        vllm.wait_until_healthy(20)
+        found = [os.sched_getaffinity(pid) for pid in pids(tmp_path)]
+
+    assert found == [{last}, {last}]
+
+
+def test_a_cpu_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"cpus: this machine lends no 4096"):
+        server(tmp_path, cpus=(0, 4096)).start()
 
 
 def test_one_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
