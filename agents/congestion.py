@@ -63,7 +63,7 @@ def inputs_of(batch: Batch, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Te
         2 * servers[:, :, LOAD],
         servers[:, :, [SLOTS, PRICE]],
         torch.from_numpy(batch.features.context[rows]),
-        torch.from_numpy(batch.luck[rows]),
+        torch.from_numpy(batch.luck[rows][..., 0]),
     )
 
 
@@ -87,7 +87,7 @@ def charges(network: nn.Module, batch: Batch) -> NDArray[np.float64]:
     (slope,) = torch.autograd.grad(network(loads, *rest).sum(), loads)
     slopes = np.minimum(slope.numpy().astype(float), 0.0)
 
-    num_strategies = batch.luck.shape[-1]
+    num_strategies = batch.luck.shape[2]
     server = batch.choice // num_strategies
     slots = np.exp(3 * batch.features.servers[:, :, SLOTS].astype(float))
     result = np.zeros(len(batch.choice))

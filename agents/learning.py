@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .acting import plan_log_probability
 from .congestion import CongestionNetwork, charges, fit, to_go
@@ -72,6 +73,12 @@ class Agents:
         self.optimisers = {
             name: torch.optim.Adam(self.networks[name].parameters(), rate) for name, rate in self._rates.items()
         }
+        self.policies = {
+            name: AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.batch.averaging))  # type: ignore[no-untyped-call]
+            for name, network in self.networks.items()
+            if name in ("planner", "executor")
+        }
+        """Moving averages of planner and executor: what a training comes to."""
         self.averages: dict[str, float] = {}
         """Moving averages of the returns (theory, 8.2)."""
 
@@ -152,6 +159,8 @@ class Agents:
             )
             evaluate = _evaluate_plan if name == "planner" else _evaluate_call
             figures |= self._improve(name, network, learner, own, evaluate, progress, rng)
+        for name, policy in self.policies.items():
+            policy.update_parameters(self.networks[name])
         figures["loss/critic"] = self._fit_critic(features, luck, targets, rng)
         for tier, price in zip(training.budgets.tiers_s, prices, strict=True):
             figures[f"multiplier/{tier:g}s"] = float(price)

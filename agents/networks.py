@@ -34,6 +34,8 @@ from .tensors import FeatureTensors
 NUM_STRATEGIES = len(STRATEGY_NAMES)
 NUM_TOPOLOGIES = len(TOPOLOGIES)
 NUM_ROLE_SETS = len(ROLE_SETS)
+LUCK_SIZE = 2
+"""What a critic knows of each action besides: see `SetCritic`."""
 NEVER = -1e9
 """Logit of what may not be chosen."""
 Size = Annotated[int, Field(ge=1)]
@@ -175,19 +177,20 @@ class SetPlanner(nn.Module):
 class SetCritic(nn.Module):
     """Expected reward and cost of a decision's workflow: ``[B, 2]``.
 
-    It may know what policies do not, since it is needed for training only: here the share of the answers, over the
-    nodes of a workflow, that each LLM will have right. That depends on the query and not on decisions, so the policy's
-    gradient stays unbiased, and most of its variance is gone (input-dependent baselines, Mao et al., ICLR 2019).
+    It may know what policies do not, since it is needed for training only: here whether each LLM would be right at
+    this node, and the share of the workflow's nodes where it would. That depends on the query and not on decisions, so
+    the policy's gradient stays unbiased, and most of its variance is gone (input-dependent baselines, Mao et al., ICLR
+    2019).
     """
 
     def __init__(self, options: NetworkOptions, embedding_size: int) -> None:
         super().__init__()
-        self._encoder = SetEncoder(options, embedding_size, num_extra=1)
+        self._encoder = SetEncoder(options, embedding_size, num_extra=LUCK_SIZE)
         self._values = mlp(options.hidden, options.hidden, 2)
 
     def forward(self, features: FeatureTensors, luck: Tensor) -> Tensor:
-        """Values; ``luck``: ``[B, n, S]``, 0 where nothing is known."""
-        values: Tensor = self._values(self._encoder(features, luck[..., None])[1])
+        """Values; ``luck``: ``[B, n, S, 2]``, see `rollouts.Batch`; 0 where nothing is known."""
+        values: Tensor = self._values(self._encoder(features, luck)[1])
         return values
 
 

@@ -89,7 +89,8 @@ class Batch:
     simulation: NDArray[np.int64]
     """In which: ``[N]``."""
     luck: NDArray[np.float32]
-    """Share of right answers of each LLM and strategy on the decision's question: ``[N, n, S]``."""
+    """Whether each LLM and strategy would be right on the decision's question: the share over the workflow's slots,
+    and at the decision's own slot (a plan's: the first): ``[N, n, S, 2]``."""
     tier: NDArray[np.int64]
     """``[W]``."""
     budget_s: NDArray[np.float64]
@@ -203,10 +204,10 @@ class TrainingWorld:
         rows = [outcomes.models.index(server.model) for server in self.servers]
         self._models = np.array(rows)
 
-    def luck(self, query: Query, seed: int) -> NDArray[np.float32]:
-        """Share of right answers on a query's question: ``[server, strategy]``."""
-        share = self.outcomes.right_share(query.domain, query.question, seed)
-        return np.asarray(share[self._models], np.float32)
+    def right_calls(self, query: Query, seed: int) -> NDArray[np.bool_]:
+        """Which calls would be right on a query's question: ``[slot, server, strategy]``."""
+        right = self.outcomes.right_calls(query.domain, query.question, seed, self.training.max_tokens)
+        return right[:, self._models]
 
     def collect(self, actor: Actor, conditions: Sequence[Conditions], seed: int | None) -> Batch:
         """Run one simulation for each of the conditions to its end, all in lock-step.
@@ -274,7 +275,9 @@ class _Recorder:
             start += len(features)
         workflow = np.array(self._workflows)
         ended = self._ended()
-        luck = np.stack([each.luck for each in ended])
+        right = np.stack([each.right for each in ended])
+        slot = np.maximum([slot for _, slot in self._calls], 0) % right.shape[1]
+        luck = np.stack([right.mean(1)[workflow], right[workflow, slot]], -1).astype(np.float32)
         kept = np.flatnonzero(is_learnt)
         return Batch(
             Features.concatenate(self._features).take(kept),
@@ -287,7 +290,7 @@ class _Recorder:
             self._call_s()[kept],
             np.array(self._times)[kept],
             np.array([index for index, _ in self._calls])[kept],
-            luck[workflow[kept]],
+            luck[kept],
             *(
                 np.array([getattr(each, name) for each in ended])
                 for name in ("tier", "budget_s", "latency_s", "correct", "on_time", "rate_per_min")
@@ -308,7 +311,7 @@ class _Recorder:
                     bool(workflow.correct),
                     workflow.end.on_time,
                     simulation.conditions.rate_per_min,
-                    self._world.luck(query, simulation.conditions.outcome_seed),
+                    self._world.right_calls(query, simulation.conditions.outcome_seed),
                 )
             ended += [by_number[number] for number in range(len(by_number))]
         return ended
@@ -339,7 +342,7 @@ class _Ended(NamedTuple):
     correct: bool
     on_time: bool
     rate_per_min: float
-    luck: NDArray[np.float32]
+    right: NDArray[np.bool_]
 
 
 def _next_rows(workflow: NDArray[np.int64]) -> NDArray[np.int64]:

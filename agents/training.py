@@ -140,13 +140,19 @@ class Trainer:
 
     def save_policy(self, folder: Path) -> None:
         """Write the present policy."""
-        save_policy(folder, self.record, self.agents.planner, self.agents.executor)
+        policies = self._policies
+        save_policy(folder, self.record, policies.get("planner"), policies["executor"])
+
+    @property
+    def _policies(self) -> dict[str, nn.Module]:
+        """What the training has come to."""
+        return {name: policy.module for name, policy in self.agents.policies.items()}
 
     def _collect(self, conditions: Sequence[Sequence[Conditions]], number: int, *, is_greedy: bool) -> Batch:
+        networks = self._policies if is_greedy else {name: self.agents.networks[name] for name in self.agents.policies}
         weights: Weights = {
             name: {key: tensor.numpy() for key, tensor in network.state_dict().items()}
-            for name, network in self.agents.networks.items()
-            if name in ("planner", "executor")
+            for name, network in networks.items()
         }
         tasks = [
             joblib.delayed(_collect)(
@@ -200,7 +206,7 @@ def _warm_up(training: Training, pool: PoolSection) -> None:
     outcomes = _world_of(training, pool).outcomes
     for domain in training.domains:
         for seed in range(OUTCOME_SEEDS):
-            outcomes.right_share(domain, 0, seed)
+            outcomes.right_calls(domain, 0, seed)
 
 
 def _loaded(network: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> nn.Module:

@@ -149,6 +149,9 @@ class BatchOptions(Section):
     """Of each group, in lock-step: their decisions are made in one pass of the networks."""
     checkpoint_every: Count = 20
     """Iterations between checkpoints."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Weight of the past in the moving average of the policies' weights, which is what is validated and saved; with 0
+    it is the newest ones. An average is steadier than any of them (Izmailov et al., UAI 2018)."""
 
 
 class Training(Section):

@@ -392,14 +392,16 @@ class OutcomeModel:
         """Mean length of a call's output, for one who knows the embedding only: (LLMs, strategies)."""
         return self._expected(domain, question, max_tokens)[1]
 
-    def right_share(self, domain: str, question: int, seed: int) -> Array:
-        """Share of right answers, if nothing cuts them, over the first nodes of a workflow: (LLMs, strategies).
+    def right_calls(self, domain: str, question: int, seed: int, max_tokens: int = MAX_TOKENS) -> NDArray[np.bool_]:
+        """Which calls would be right alone, at the first slots of a workflow: (8, LLMs, strategies).
 
-        The future of a seed: for critics in training, and for bounds.
+        The future of a seed: for critics in training, which may know what policies do not.
         """
         self.bank.row(domain, question)
-        share: Array = self._draws(domain, seed, 0).is_right[question].mean(axis=0)
-        return share
+        draws = self._draws(domain, seed, 0)
+        is_whole = draws.tokens[question] <= max_tokens
+        right: NDArray[np.bool_] = draws.is_right[question] & (is_whole | draws.is_readable[question])
+        return right
 
     def _at(
         self, domain: str, question: int, model: str, strategy: str, slot: int, seed: int

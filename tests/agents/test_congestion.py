@@ -37,7 +37,7 @@ def batch(time_s: list[float], server: list[int], call_s: list[float], *, simula
         call_s=np.array(call_s),
         time_s=np.array(time_s),
         simulation=np.zeros(num, np.int64) if simulation is None else np.array(simulation),
-        luck=np.zeros((num, SERVERS, STRATEGIES), np.float32),
+        luck=np.zeros((num, SERVERS, STRATEGIES, 2), np.float32),
         tier=np.zeros(num, np.int64),
         budget_s=np.full(num, 10.0),
         latency_s=np.full(num, 1.0),

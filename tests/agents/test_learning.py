@@ -42,7 +42,7 @@ def calls(
         call_s=np.full(num, 1.0),
         time_s=np.arange(num, dtype=float),
         simulation=np.zeros(num, np.int64),
-        luck=np.zeros((num, SERVERS, STRATEGIES), np.float32),
+        luck=np.zeros((num, SERVERS, STRATEGIES, 2), np.float32),
         tier=tier,
         budget_s=budget_s,
         latency_s=np.where(on_time, 0.5, 1.5) * budget_s,
@@ -91,6 +91,25 @@ def test_the_executor_solves_a_bandit(preset: str) -> None:
 
     assert probabilities(agents).argmax() == 5
     assert probabilities(agents)[5] > 0.8
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.75])
+def test_what_is_kept_is_a_moving_average_of_the_weights(averaging: float) -> None:
+    agents = Agents(training(batch={"averaging": averaging}, **FIXED), SIZE, SERVERS)
+    expected: dict[str, torch.Tensor] = {}
+    right = np.full(ARMS, 0.5)
+
+    for _ in range(3):
+        play(agents, right, np.zeros(ARMS), rounds=1)
+        newest = {name: tensor.clone() for name, tensor in agents.executor.state_dict().items()}
+        expected = {
+            name: averaging * expected.get(name, tensor) + (1 - averaging) * tensor for name, tensor in newest.items()
+        }
+
+    kept = agents.policies["executor"].module.state_dict()
+    assert kept.keys() == expected.keys()
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, expected[name])
 
 
 def test_a_price_turns_the_executor_away_from_what_is_late() -> None:

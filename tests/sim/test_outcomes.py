@@ -313,3 +313,13 @@ def test_lengths_are_distributed_as_llama_3_1_8b_s(
 
     assert bank.domains[0] == "math"
     assert ks_2samp(real, plain).statistic < distance
+
+
+@pytest.mark.parametrize("max_tokens", [200, 2048])
+def test_calls_known_beforehand_to_be_right_are(max_tokens: int) -> None:
+    right = model().right_calls("math", 3, 7, max_tokens)
+
+    for slot, llm, strategy in np.ndindex(right.shape):
+        call = (3, "math", LLMS[llm], STRATEGIES[strategy], "MathSolver", slot, 7, max_tokens)
+        assert right[slot, llm, strategy] == model().call_correct(*call)
+    assert 0 < right.mean() < 1
