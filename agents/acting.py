@@ -1,13 +1,13 @@
 """A planner's and an executor's network as what decides: for one observation or for many at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from inframind.workflows import DOMAINS, Choice, Observation, Plan, PlannerPolicy, build_workflow
 
@@ -20,11 +20,12 @@ from .features import (
     FeatureBuilder,
     Features,
 )
-from .losses import log_probability
-from .networks import NEVER
+from .networks import NEVER, SetExecutor, SetPlanner
+from .set_forward import ExecutorScores, PlannerScores
 from .tensors import FeatureTensors
 
 Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float32]
 _DOMAIN_AT = len(SCALARS)
 
 
@@ -73,64 +74,62 @@ class Actor:
     ) -> None:
         self._builder = builder
         self.planner = planner
-        self.executor = executor
         self._mask_infeasible = mask_infeasible
+        self._call_scores: Callable[[Features], Floats]
+        self._plan_scores: Callable[[Features], tuple[Floats, Floats]]
+        self._call_scores = ExecutorScores(executor) if isinstance(executor, SetExecutor) else _scores_of(executor)
+        if isinstance(planner, nn.Module):
+            self._plan_scores = PlannerScores(planner) if isinstance(planner, SetPlanner) else _scores_of(planner)
 
-    @torch.inference_mode()
     def decide(self, observations: Sequence[Observation], generator: torch.Generator | None = None) -> Decided:
         """Answer each observation; without a generator by what is most probable."""
         features = self._builder.build(observations)
         answers: list[tuple[str, str] | tuple[int, str]] = [("", "")] * len(observations)
-        is_call = np.array([observation.node is not None for observation in observations])
-        plans = self._plan(observations, features, np.flatnonzero(~is_call), answers, generator)
-        calls = self._choose(features, np.flatnonzero(is_call), answers, generator)
+        plan_rows = [row for row, observation in enumerate(observations) if observation.node is None]
+        call_rows = [row for row, observation in enumerate(observations) if observation.node is not None]
+        plans = self._plan(observations, features, plan_rows, answers, generator)
+        calls = self._choose(features, call_rows, answers, generator)
         return Decided(answers, features, plans, calls)
 
     def _choose(
         self,
         features: Features,
-        rows: NDArray[np.int64],
+        rows: list[int],
         answers: list[tuple[str, str] | tuple[int, str]],
         generator: torch.Generator | None,
     ) -> Made:
-        if not len(rows):
+        if not rows:
             return _NOTHING
-        own = features if len(rows) == len(features) else features.take(rows)
-        logits = self.executor(FeatureTensors.of(own))
-        choice = _draw(logits, generator)
-        log_prob, _ = log_probability(logits, choice)
-        for row, chosen in zip(rows.tolist(), choice.tolist(), strict=True):
+        choice, log_prob = _drawn(self._call_scores(_of(features, rows)), generator)
+        for row, chosen in zip(rows, choice.tolist(), strict=True):
             server, strategy = divmod(chosen, len(STRATEGY_NAMES))
             answers[row] = Choice(server, STRATEGY_NAMES[strategy])
-        return Made(rows, choice.numpy(), log_prob.numpy(), _NOTHING.allowed)
+        return Made(np.array(rows), choice, log_prob, _NOTHING.allowed)
 
     def _plan(
         self,
         observations: Sequence[Observation],
         features: Features,
-        rows: NDArray[np.int64],
+        rows: list[int],
         answers: list[tuple[str, str] | tuple[int, str]],
         generator: torch.Generator | None,
     ) -> Made:
-        if not len(rows):
+        if not rows:
             return _NOTHING
         if not isinstance(self.planner, nn.Module):
-            for row in rows.tolist():
+            for row in rows:
                 answers[row] = self.planner.plan(observations[row])
             return _NOTHING
-        own = features if len(rows) == len(features) else features.take(rows)
+        own = _of(features, rows)
         allowed = self._allowed(own)
-        topology_logits, role_set_logits = self.planner(FeatureTensors.of(own))
-        masks = torch.from_numpy(allowed)
-        topology = _draw(topology_logits.masked_fill(~masks.any(-1), NEVER), generator)
-        of_topology = masks[torch.arange(len(rows)), topology]
-        role_set = _draw(role_set_logits.masked_fill(~of_topology, NEVER), generator)
-        choice = topology * len(ROLE_SETS) + role_set
-        log_prob, _ = plan_log_probability(topology_logits, role_set_logits, masks, choice)
-        for row, chosen in zip(rows.tolist(), choice.tolist(), strict=True):
-            first, second = divmod(chosen, len(ROLE_SETS))
+        topology_scores, role_set_scores = self._plan_scores(own)
+        topology, log_prob = _drawn(np.where(allowed.any(-1), topology_scores, _NEVER), generator)
+        of_topology = allowed[np.arange(len(rows)), topology]
+        role_set, role_set_log_prob = _drawn(np.where(of_topology, role_set_scores, _NEVER), generator)
+        for row, first, second in zip(rows, topology.tolist(), role_set.tolist(), strict=True):
             answers[row] = Plan(TOPOLOGY_NAMES[first], ROLE_SETS[second])
-        return Made(rows, choice.numpy(), log_prob.numpy(), allowed)
+        choice = topology * len(ROLE_SETS) + role_set
+        return Made(np.array(rows), choice, log_prob + role_set_log_prob, allowed)
 
     def _allowed(self, features: Features) -> Bools:
         domains = features.context[:, _DOMAIN_AT : _DOMAIN_AT + len(DOMAIN_NAMES)].argmax(-1)
@@ -143,31 +142,37 @@ class Actor:
         return np.asarray(fits | (depth == 1))
 
 
-def plan_log_probability(
-    topology_logits: Tensor, role_set_logits: Tensor, allowed: Tensor, choice: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Joint log-probability of topology and role set, the sum of both heads', and the sum of their entropies: ``[B]``.
+def _scores_of(network: nn.Module) -> Callable[[Features], Any]:
+    """What a network of another kind says, by PyTorch."""
 
-    Parameters
-    ----------
-    allowed
-        ``[B, topologies, role sets]``: the second head is masked by what the first has chosen.
-    choice
-        ``topology * role sets + role set``.
-    """
-    topology, role_set = choice // len(ROLE_SETS), choice % len(ROLE_SETS)
-    first, first_entropy = log_probability(topology_logits.masked_fill(~allowed.any(-1), NEVER), topology)
-    of_topology = allowed[torch.arange(len(choice)), topology]
-    second, second_entropy = log_probability(role_set_logits.masked_fill(~of_topology, NEVER), role_set)
-    return first + second, first_entropy + second_entropy
+    @torch.inference_mode()
+    def scores(features: Features) -> Any:
+        said = network(FeatureTensors.of(features))
+        return tuple(each.numpy() for each in said) if isinstance(said, tuple) else said.numpy()
+
+    return scores
 
 
-def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """From the softmax, by the Gumbel trick; without a generator its mode."""
+def _of(features: Features, rows: list[int]) -> Features:
+    return features if len(rows) == len(features) else features.take(np.array(rows))
+
+
+def _drawn(logits: NDArray[np.float32], generator: torch.Generator | None) -> tuple[NDArray[np.int64], Floats]:
+    """From the softmax of each row, by the Gumbel trick, or without a generator its mode; and the log-probability."""
+    rows = np.arange(len(logits))
+    noisy = logits
     if generator is not None:
-        noise = torch.rand(logits.shape, generator=generator).clamp_(1e-9, 1 - 1e-7)
-        logits = logits - torch.log(-torch.log(noise))
-    return logits.argmax(-1)
+        uniform = torch.rand(logits.shape, generator=generator).numpy()
+        noisy = logits - np.log(-np.log(np.minimum(np.maximum(uniform, _LEAST), _MOST)))
+    choice = noisy.argmax(-1)
+    highest = np.maximum.reduce(logits, -1)
+    log_sum = np.log(np.add.reduce(np.exp(logits - highest[:, None]), -1))
+    return choice, logits[rows, choice] - highest - log_sum
+
+
+_LEAST, _MOST = np.float32(1e-9), np.float32(1 - 1e-7)
+"""Of a uniform number, so that its logarithms are finite."""
+_NEVER = np.float32(NEVER)
 
 
 @cache

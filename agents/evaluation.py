@@ -185,15 +185,20 @@ def path_s(workflows: pd.DataFrame, calls: pd.DataFrame, call_timeout_s: float |
 
 def gauge_found(samples: pd.DataFrame, calls: pd.DataFrame, gauge: str, servers: Sequence[str]) -> list[float]:
     """A gauge of each server as the calls found it when they were submitted."""
-    by_time = samples.pivot_table(index="time_s", columns="server", values=gauge)[list(servers)]
+    by_time = _by_time(samples, gauge, servers)
     last = by_time.index.searchsorted(calls["arrival_s"], side="right") - 1
     return [float(each) for each in by_time.iloc[last].mean()]
 
 
 def _thinned(samples: pd.DataFrame, servers: Sequence[str]) -> pd.DataFrame:
-    table = samples.pivot_table(index="time_s", columns="server", values="waiting")[list(servers)]
+    table = _by_time(samples, "waiting", servers)
     every = -(-len(table) // QUEUE_POINTS)
     return table.iloc[::every].reset_index().rename_axis(columns=None)
+
+
+def _by_time(samples: pd.DataFrame, gauge: str, servers: Sequence[str]) -> pd.DataFrame:
+    """A row for each poll, a column for each server."""
+    return samples.pivot(index="time_s", columns="server", values=gauge)[list(servers)].astype(float)
 
 
 class _Timed:

@@ -3,7 +3,7 @@
 The same for training, simulation and live servers. Numbers are scaled so that most are in [-3, 3], whatever the pool.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from inframind.sim.knowledge import Knowledge, Map
-from inframind.workflows import DOMAINS, STRATEGIES, TOPOLOGIES, Node, Observation
+from inframind.workflows import DOMAINS, STRATEGIES, TOPOLOGIES, Observation
 from inframind.workflows.roles import ROLE_NAMES
 
 DOMAIN_NAMES = tuple(DOMAINS)
@@ -74,15 +74,21 @@ class Features:
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """One batch after the other."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Some of the decisions."""
-        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return type(self)(*(getattr(self, name).take(rows, axis=0) for name in _FIELDS))
+
+
+_FIELDS = tuple(field.name for field in fields(Features))
 
 
 class FeatureBuilder:
     """Turns observations of one pool into `Features`.
+
+    Decisions come in small batches, so what counts is the number of numpy calls. What hangs on the query or on the node
+    alone is computed once and looked up.
 
     Parameters
     ----------
@@ -92,65 +98,46 @@ class FeatureBuilder:
 
     def __init__(self, knowledge: Knowledge) -> None:
         self._knowledge = knowledge
-        self._log_token_s = np.log(knowledge.token_s[:, 0])
-        self._roles = {name: index for index, name in enumerate(ROLE_NAMES)}
-        self._nodes: dict[tuple[str, str, str, int], tuple[int, Floats]] = {}
+        slots = knowledge.max_num_seqs[:, 0]
+        self._slots = slots
+        self._of_server = np.stack([np.log(slots) / 3, np.log(knowledge.token_s[:, 0]) / 2 + 2], axis=-1)
+        """The features that no load changes, the last ones of ``SERVER_FEATURES``: ``[n, 2]``."""
+        self._nodes = _Rows(_of_node)
+        self._queries = _Rows(self._of_query)
 
     def build(self, observations: Sequence[Observation]) -> Features:
         """Observations of planner and executor alike, in any mixture."""
-        num = len(observations)
-        scalars = np.array([self._scalars(observation) for observation in observations])
-        budget_s, remaining_s, prompt_tokens = scalars.T
-        roles, of_nodes = zip(*[self._node(observation) for observation in observations], strict=True)
-        context = np.stack(of_nodes)
-        share_s = np.maximum(remaining_s / context[:, _TO_GO], MIN_SHARE_S)
+        num, num_servers = len(observations), len(self._slots)
+        numbers = np.array([_numbers(observation) for observation in observations], np.float64)
+        budget_s, remaining_s, prompt_tokens, now = numbers[:, :_NUM_SCALARS].T
+        gauges = numbers[:, _NUM_SCALARS:].reshape(num, -1, num_servers).swapaxes(0, 1)
+        waiting, running, in_flight, since_poll, kv_usage, polled_at, is_open = gauges
+        outstanding = np.maximum(waiting + running + since_poll, in_flight)
+
+        known = self._nodes.of([_node_key(observation) for observation in observations], observations)
+        calls_to_go = known[:, 1 + _TO_GO]
+        share_s = np.maximum(remaining_s / calls_to_go, MIN_SHARE_S)
+        context = known[:, 1:]
         context[:, 0] = _log_scaled(budget_s)
         context[:, 1] = _log_scaled(np.maximum(remaining_s, 0.0))
-        context[:, 2] = np.clip(remaining_s / budget_s, -1.0, 1.0)
+        context[:, 2] = np.minimum(np.maximum(remaining_s / budget_s, -1.0), 1.0)
         context[:, 3] = _log_scaled(share_s)
+        context[:, _TO_GO] = calls_to_go / 4
         context[:, 6] = np.log(prompt_tokens) / 3 - 1.5
-        context[:, _TO_GO] /= 4
 
-        gauges = np.array(
-            [
-                (
-                    *observation.waiting,
-                    *observation.running,
-                    *observation.in_flight,
-                    *observation.since_poll,
-                    *observation.kv_usage,
-                    *observation.polled_at,
-                    *observation.is_open,
-                )
-                for observation in observations
-            ],
-            dtype=float,
-        ).reshape(num, 7, -1)
-        waiting, running, in_flight, since_poll, kv_usage, polled_at, is_open = gauges.swapaxes(0, 1)
-        now = np.array([observation.t for observation in observations])
-        slots = self._knowledge.max_num_seqs[:, 0]
-        outstanding = np.maximum(waiting + running + since_poll, in_flight)
-        load = outstanding / slots
-        servers = np.stack(
-            [
-                np.log1p(waiting) / 2,
-                np.log1p(running) / 2,
-                np.log1p(in_flight) / 2,
-                since_poll / slots,
-                kv_usage,
-                np.minimum(now[:, None] - polled_at, 10.0) / 5,
-                np.minimum(load, 8.0) / 2,
-                np.broadcast_to(np.log(slots) / 3, load.shape),
-                np.broadcast_to(self._log_token_s / 2 + 2, load.shape),
-            ],
-            axis=-1,
-        )
+        servers = np.empty((num, num_servers, len(SERVER_FEATURES)), np.float32)
+        servers[:, :, :3] = np.log1p(gauges[:3]).transpose(1, 2, 0) / 2
+        servers[:, :, 3] = since_poll / self._slots
+        servers[:, :, 4] = kv_usage
+        servers[:, :, 5] = np.minimum(now[:, None] - polled_at, 10.0) / 5
+        servers[:, :, 6] = np.minimum(outstanding / self._slots, 8.0) / 2
+        servers[:, :, 7:] = self._of_server
         latency_s, actions = self._actions(observations, prompt_tokens, outstanding, share_s)
         return Features(
-            np.stack([observation.query_embedding for observation in observations]),
-            context,
-            np.array(roles),
-            servers.astype(np.float32),
+            np.array([observation.query_embedding for observation in observations]),
+            context.astype(np.float32),
+            known[:, 0].astype(np.int64),
+            servers,
             actions,
             is_open.astype(bool),
             budget_s.astype(np.float32),
@@ -165,62 +152,110 @@ class FeatureBuilder:
         outstanding: NDArray[np.float64],
         share_s: NDArray[np.float64],
     ) -> tuple[Map, Floats]:
-        knowledge = self._knowledge
-        prospects = [knowledge.prospect(observation.query) for observation in observations]
-        quality = np.stack([prospect.quality for prospect in prospects])
-        tokens = np.stack([prospect.tokens for prospect in prospects])
+        keys = [(observation.query.domain, observation.query.question) for observation in observations]
+        known = self._queries.of(keys, observations)
+        quality, tokens = known[:, 0], known[:, 1]
         if observations[0].context.latency is not None:
             latency_s = np.stack([observation.latency_map for observation in observations])  # type: ignore[misc]
         else:
-            latency_s = knowledge.latency_by_steps(
+            latency_s = self._knowledge.latency_by_steps(
                 prompt_tokens[:, None, None], tokens, np.ascontiguousarray(outstanding)[:, :, None]
             )
         log_slack = np.log(share_s[:, None, None] / latency_s)
         in_time = ndtr(log_slack / LOG_ERROR_SD)
+        actions = np.empty((*latency_s.shape, len(ACTION_FEATURES)), np.float32)
+        actions[..., 0] = known[:, 2]
+        actions[..., 1] = np.minimum(np.maximum(log_slack / 2, -3.0), 3.0)
+        actions[..., 2] = in_time
+        actions[..., 3] = quality * in_time
+        actions[..., 4] = known[:, 3]
+        actions[..., 5] = known[:, 4]
+        return latency_s, actions
+
+    def _of_query(self, observation: Observation) -> NDArray[np.float64]:
+        """Quality, tokens, and the three features of actions that hang on the query alone: ``[5, n, S]``."""
+        knowledge = self._knowledge
+        quality, tokens = knowledge.prospect(observation.query)
         work_s = tokens * knowledge.token_s / knowledge.max_num_seqs
-        return latency_s, np.stack(
-            [
-                2 * quality - 1,
-                np.clip(log_slack / 2, -3.0, 3.0),
-                in_time,
-                quality * in_time,
-                np.log(tokens) / 2 - 3,
-                np.log(work_s) / 2,
-            ],
-            axis=-1,
-        ).astype(np.float32)
-
-    @staticmethod
-    def _scalars(observation: Observation) -> tuple[float, float, float]:
-        return observation.query.budget_s, observation.remaining_s, observation.prompt_tokens
-
-    def _node(self, observation: Observation) -> tuple[int, Floats]:
-        """Role, and context as far as it hangs on the node alone; looked up, since workflows come again and again."""
-        workflow, node, domain = observation.workflow, observation.node, observation.query.domain
-        if workflow is None or node is None:
-            key = (domain, "", "", 0)
-        else:
-            key = (domain, workflow.topology.name, workflow.role_set, node.slot)
-        if (known := self._nodes.get(key)) is None:
-            role = PLANNER_ROLE if node is None else self._roles[node.role.name]
-            known = self._nodes[key] = (role, _context_of(domain, key[1], node))
-        return known
+        return np.stack([quality, tokens, 2 * quality - 1, np.log(tokens) / 2 - 3, np.log(work_s) / 2])
 
 
 _TO_GO = SCALARS.index("calls_to_go")
+_NUM_SCALARS = 4
 
 
-def _context_of(domain: str, topology: str, node: Node | None) -> Floats:
-    context = np.zeros(CONTEXT_SIZE, np.float32)
-    context[_TO_GO] = 1 if node is None else node.calls_to_go
-    context[SCALARS.index("predecessors")] = 0 if node is None else len(node.predecessors) / 3
+class _Rows:
+    """Arrays of one shape, each made when its key is first met; looked up many at a time.
+
+    Parameters
+    ----------
+    make
+        What hangs on the key alone, from any observation that has it.
+    """
+
+    def __init__(self, make: Callable[[Observation], NDArray[np.float64]]) -> None:
+        self._make = make
+        self._rows: dict[Hashable, int] = {}
+        self._table: NDArray[np.float64] = np.empty(0)
+
+    def of(self, keys: Sequence[Hashable], observations: Sequence[Observation]) -> NDArray[np.float64]:
+        """A copy of those of the keys, one for each observation: ``[B, ...]``."""
+        rows = self._rows
+        for key, observation in zip(keys, observations, strict=True):
+            if key not in rows:
+                self._add(key, self._make(observation))
+        return self._table.take([rows[key] for key in keys], axis=0)
+
+    def _add(self, key: Hashable, array: NDArray[np.float64]) -> None:
+        row = self._rows[key] = len(self._rows)
+        if row == len(self._table):
+            larger = np.empty((2 * row + 16, *array.shape))
+            larger[:row] = self._table if row else array
+            self._table = larger
+        self._table[row] = array
+
+
+def _numbers(observation: Observation) -> tuple[float, ...]:
+    query = observation.query
+    return (
+        query.budget_s,
+        observation.remaining_s,
+        observation.prompt_tokens,
+        observation.t,
+        *observation.waiting,
+        *observation.running,
+        *observation.in_flight,
+        *observation.since_poll,
+        *observation.kv_usage,
+        *observation.polled_at,
+        *observation.is_open,
+    )
+
+
+def _node_key(observation: Observation) -> tuple[str, str, str, int]:
+    workflow, node, domain = observation.workflow, observation.node, observation.query.domain
+    if workflow is None or node is None:
+        return domain, "", "", 0
+    return domain, workflow.topology.name, workflow.role_set, node.slot
+
+
+def _of_node(observation: Observation) -> NDArray[np.float64]:
+    """Role, then context as far as it hangs on the node alone: ``[1 + CONTEXT_SIZE]``."""
+    workflow, node, domain = observation.workflow, observation.node, observation.query.domain
+    context = np.zeros(CONTEXT_SIZE)
     at = len(SCALARS)
     context[at + DOMAIN_NAMES.index(domain)] = 1
     at += len(DOMAIN_NAMES)
-    if node is not None:
-        context[at + TOPOLOGY_NAMES.index(topology)] = 1
+    if workflow is None or node is None:
+        role = PLANNER_ROLE
+        context[_TO_GO] = 1
+    else:
+        role = ROLE_NAMES.index(node.role.name)
+        context[_TO_GO] = node.calls_to_go
+        context[SCALARS.index("predecessors")] = len(node.predecessors) / 3
+        context[at + TOPOLOGY_NAMES.index(workflow.topology.name)] = 1
         context[at + len(TOPOLOGY_NAMES) + min(node.slot, NUM_SLOTS - 1)] = 1
-    return context
+    return np.concatenate([[role], context])
 
 
 def _log_scaled(seconds: NDArray[np.float64]) -> NDArray[np.float64]:

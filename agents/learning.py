@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .acting import plan_log_probability
 from .congestion import CongestionNetwork, charges, fit, to_go
 from .constraint import Multipliers, cost_of
 from .features import CONTEXT_SIZE
@@ -19,6 +18,7 @@ from .losses import (
     explained_variance,
     lagrangian,
     log_probability,
+    plan_log_probability,
     ppo_loss,
     reinforce_loss,
     standardised,

@@ -4,12 +4,34 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from .features import ROLE_SETS
+from .networks import NEVER
+
 
 def log_probability(logits: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
     """Of what was chosen, and the entropy of the choice: ``[B]`` each; ``logits``: ``[B, actions]``."""
     logs = log_softmax(logits, -1)
     entropy = -(logs.exp() * logs).sum(-1)
     return logs.gather(-1, choice[:, None]).squeeze(-1), entropy
+
+
+def plan_log_probability(
+    topology_logits: Tensor, role_set_logits: Tensor, allowed: Tensor, choice: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Joint log-probability of topology and role set, the sum of both heads', and the sum of their entropies: ``[B]``.
+
+    Parameters
+    ----------
+    allowed
+        ``[B, topologies, role sets]``: the second head is masked by what the first has chosen.
+    choice
+        ``topology * role sets + role set``.
+    """
+    topology, role_set = choice // len(ROLE_SETS), choice % len(ROLE_SETS)
+    first, first_entropy = log_probability(topology_logits.masked_fill(~allowed.any(-1), NEVER), topology)
+    of_topology = allowed[torch.arange(len(choice)), topology]
+    second, second_entropy = log_probability(role_set_logits.masked_fill(~of_topology, NEVER), role_set)
+    return first + second, first_entropy + second_entropy
 
 
 def advantages(values: Tensor, returns: Tensor, next_row: Tensor, trace: float) -> Tensor:

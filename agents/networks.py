@@ -131,7 +131,7 @@ class SetExecutor(nn.Module):
 
     def __init__(self, options: NetworkOptions, embedding_size: int) -> None:
         super().__init__()
-        self._options = options
+        self.options = options
         half = options.hidden // 2
         self._encoder = SetEncoder(options, embedding_size)
         # The first layer of a network on [code, state], in two halves: the state's is the same for all servers.
@@ -151,9 +151,9 @@ class SetExecutor(nn.Module):
         """Logits; that of a closed server is ``NEVER``."""
         codes, state = self._encoder(features)
         hidden = torch.relu(self._of_code(codes) + self._of_state(state)[:, None, :])
-        actions = blinded(features, self._options)[0]
+        actions = blinded(features, self.options)[0]
         scores = self._score(hidden) + self._direct(actions).squeeze(-1)
-        if self._options.heads == "factored":
+        if self.options.heads == "factored":
             scores = scores.mean(-1, keepdim=True) + self._common(state)[:, None, :]
         return _of_open(scores, features.is_open)
 
@@ -163,6 +163,7 @@ class SetPlanner(nn.Module):
 
     def __init__(self, options: NetworkOptions, embedding_size: int) -> None:
         super().__init__()
+        self.options = options
         self._encoder = SetEncoder(options, embedding_size)
         self._norm = nn.LayerNorm(options.hidden)
         self._topology = nn.Linear(options.hidden, NUM_TOPOLOGIES)

@@ -2,12 +2,16 @@
 
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
 from inframind.traces import ConfigError
 from inframind.workflows import DOMAINS, TOPOLOGIES, Observation, Plan, build_workflow
 from inframind.workflows.roles import SEPARATOR
+
+REMEMBERED = 1 << 15
+"""So many draws: each takes a generator of its own, some 20 us, and all runs of an evaluation have the same queries."""
 
 
 class FixedPlan:
@@ -41,9 +45,14 @@ class DrawnPlan:
     def plan(self, observation: Observation) -> Plan:
         """The draw of this query."""
         query = observation.query
-        menu = DOMAINS[query.domain].role_sets
-        topology, role_set = draw_of(query.query_id, self._seed).integers((len(TOPOLOGIES), len(menu)))
-        return Plan(tuple(TOPOLOGIES)[topology], menu[role_set])
+        return _drawn_plan(query.domain, query.query_id, self._seed)
+
+
+@lru_cache(REMEMBERED)
+def _drawn_plan(domain: str, query_id: str, seed: int) -> Plan:
+    menu = DOMAINS[domain].role_sets
+    topology, role_set = draw_of(query_id, seed).integers((len(TOPOLOGIES), len(menu)))
+    return Plan(tuple(TOPOLOGIES)[topology], menu[role_set])
 
 
 class ManyAgents:
@@ -122,3 +131,9 @@ def planner_mistakes(key: str, name: str, domains: tuple[str, ...]) -> list[str]
 def draw_of(query_id: str, *numbers: int) -> np.random.Generator:
     """Randomness that belongs to a query, whatever was drawn before."""
     return np.random.default_rng([zlib.crc32(query_id.encode()), *numbers])
+
+
+@lru_cache(REMEMBERED)
+def drawn_below(num: int, query_id: str, *numbers: int) -> int:
+    """The first number of `draw_of` in ``range(num)``."""
+    return int(draw_of(query_id, *numbers).integers(num))

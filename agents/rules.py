@@ -14,7 +14,7 @@ from scipy.special import ndtr
 from inframind.sim.knowledge import Knowledge, Map
 from inframind.workflows import STRATEGIES, Choice, Observation
 
-from .plans import draw_of
+from .plans import drawn_below
 
 Pick: TypeAlias = Callable[[Observation, list[int]], int]
 """Given the observation and the open servers, returns one of them."""
@@ -84,7 +84,7 @@ def shortest_queue(seed: int) -> Pick:
         if len(shortest) == 1:
             return shortest[0]
         slot = 0 if observation.node is None else observation.node.slot
-        return shortest[draw_of(observation.query.query_id, seed, slot).integers(len(shortest))]
+        return shortest[drawn_below(len(shortest), observation.query.query_id, seed, slot)]
 
     return pick
 

@@ -10,7 +10,7 @@ from inframind.sim.knowledge import Knowledge
 from inframind.workflows import DECIDER, DOMAINS, CallRecord, Choice, Observation, Plan
 from inframind.workflows.roles import SEPARATOR
 
-from .plans import draw_of
+from .plans import draw_of, drawn_below
 from .rules import STRATEGY_NAMES, in_order, open_servers
 
 MASROUTER_AGENTS = 5
@@ -49,7 +49,7 @@ each: in math 0.65 and 1.48 times as long as one (docs/outcomes.md), in the mean
 def plain_strategy(observation: Observation, seed: int) -> str:
     """Of ``PLAIN``; it hangs on the call alone."""
     assert observation.node is not None  # an executor is asked about calls only
-    return PLAIN[int(draw_of(observation.query.query_id, seed, observation.node.slot).integers(len(PLAIN)))]
+    return PLAIN[drawn_below(len(PLAIN), observation.query.query_id, seed, observation.node.slot)]
 
 
 class OneAgentPerServer:

@@ -123,7 +123,8 @@ class Knowledge:
         """
         call_s = self.call_s(prompt_tokens, tokens, np.minimum(outstanding + 1, self.max_num_seqs))
         rounds = np.maximum(outstanding + 1 - self.max_num_seqs, 0) / self.max_num_seqs
-        latency_s: Map = rounds * call_s.mean(axis=-1, keepdims=True) + call_s
+        # sum() and a division: mean() does the same, three times as slowly on arrays as small as one decision's.
+        latency_s: Map = rounds * (call_s.sum(axis=-1, keepdims=True) / call_s.shape[-1]) + call_s
         return latency_s
 
     def _look_up(self, domain: str, question: int) -> Prospect:

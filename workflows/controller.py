@@ -190,8 +190,8 @@ class Controller:
         match event:
             case CallFinished():
                 return (yield from self._call_finished(event))
-            case MetricsPolled(t, server, waiting, running, kv_usage):
-                self._table.polled(t, server, waiting, running, kv_usage)
+            case MetricsPolled():
+                self.polled(event)
             case Arrived():
                 return (yield from self._arrived(event))
             case CallFailed():
@@ -209,6 +209,10 @@ class Controller:
                     for command in self._end(active, t, Outcome.STOPPED)
                 ]
         return []
+
+    def polled(self, event: MetricsPolled) -> None:
+        """As ``receive()``, for the most frequent of events: nobody has to decide anything, and no command follows."""
+        self._table.polled(event.t, event.server, event.waiting, event.running, event.kv_usage)
 
     # Events.
 
@@ -379,7 +383,7 @@ class Controller:
         """An executor's choice, its server as Python's own int: policies like to return numpy's."""
         server, strategy = answer
         num = len(is_open)
-        if not isinstance(server, int | np.integer) or not 0 <= server < num:
+        if not isinstance(server, (int, np.integer)) or not 0 <= server < num:
             mistake = f"server {server!r} does not exist; the pool has servers 0 to {num - 1}"
         elif not is_open[server]:
             mistake = f"server {server} ({self._table.infos[server].name}) is closed, or has just failed this call"

@@ -16,6 +16,7 @@ before and after; they are not counted here.
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from .query import Query
 from .tokens import estimate_tokens
@@ -106,16 +107,21 @@ def _ending(message: Message, tokens: int) -> Message:
 
 
 def _message_tokens(message: Message) -> int:
-    return estimate_tokens(_headline(message)) + message.output_tokens
+    return _headline_tokens(message.role) + message.output_tokens
 
 
-def _headline(message: Message) -> str:
-    return f"{message.role} wrote:\n"
+def _headline(role: str) -> str:
+    return f"{role} wrote:\n"
+
+
+@cache
+def _headline_tokens(role: str) -> int:
+    return estimate_tokens(_headline(role))
 
 
 def _text(query: Query, workflow: Workflow, node: Node, messages: Sequence[Message], strategy: str) -> str | None:
     if query.text is None:
         return None
-    quoted = (f"{_headline(message)}{message.text or ''}" for message in messages)
+    quoted = (f"{_headline(message.role)}{message.text or ''}" for message in messages)
     parts = (workflow.domain.introduction, query.text, *quoted, f"{node.instruction} {STRATEGIES[strategy]}")
     return _BREAK.join(parts)

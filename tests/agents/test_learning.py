@@ -7,10 +7,9 @@ import pytest
 import torch
 from agent_world import features_of
 
-from inframind.agents.acting import plan_log_probability
 from inframind.agents.features import PLANNER_ROLE, ROLE_SETS, TOPOLOGY_NAMES
 from inframind.agents.learning import Agents
-from inframind.agents.losses import log_probability
+from inframind.agents.losses import log_probability, plan_log_probability
 from inframind.agents.rollouts import Batch
 from inframind.agents.tensors import FeatureTensors
 from inframind.agents.training_file import PRESETS, Training
