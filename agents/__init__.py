@@ -10,16 +10,19 @@ from .evaluation_summary import (
     FIGURES,
     figures_table,
     jain_index,
+    over_tiers,
+    policy_gains,
     scheduler_gains,
     summarise_evaluation,
     t_interval,
 )
 from .plans import PLANNERS, DrawnPlan, FixedPlan, ManyAgents, planner_of
-from .policies import POLICIES, POLICY_FILE, Factory, Setting, factory_of, is_folder, label_of
+from .policies import BOUND, POLICIES, POLICY_FILE, Factory, Setting, factory_of, is_folder, label_of
 from .policy import Policy
 
 __all__ = [
     "ALL_TIERS",
+    "BOUND",
     "FIGURES",
     "PLANNERS",
     "POLICIES",
@@ -47,7 +50,9 @@ __all__ = [
     "jain_index",
     "label_of",
     "load_evaluation",
+    "over_tiers",
     "planner_of",
+    "policy_gains",
     "read_cell",
     "scheduler_gains",
     "summarise_evaluation",

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from inframind.sim import PoolSection, load_pool
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import RATES_PER_MIN, Budgets, ConfigError, Section, load_toml
+from inframind.traces import RATES_PER_MIN, Budgets, ConfigError, NotEmpty, Section, load_toml
 from inframind.traces.mistakes import did_you_mean
 from inframind.workflows import DOMAINS, STRATEGIES, ControllerOptions
 
 from .plans import PLANNERS, planner_mistakes
-from .policies import POLICIES, POLICY_FILE, TRAINED, is_folder, label_of, rule_of
+from .policies import BOUND, POLICIES, POLICY_FILE, TRAINED, is_folder, label_of, rule_of
 
 
 class Discipline(NamedTuple):
@@ -57,14 +57,6 @@ def _policy_entry(entry: str) -> str:
         raise ValueError(f"{error}; a trained one is named by its folder, with a slash: ./{entry}") from None
 
 
-def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """As a rule of its own: pydantic's counts only those entries that are no mistakes."""
-    if not values:
-        raise ValueError("must have at least one entry")
-    return values
-
-
-NotEmpty = AfterValidator(_not_empty)
 PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 PolicyEntry = Annotated[str, AfterValidator(_policy_entry)]
@@ -83,7 +75,8 @@ class Evaluation(Section):
     policies: Annotated[tuple[PolicyEntry, ...], NotEmpty] = (*POLICIES, "quality-in-time@single", *TRAINED)
     """Who decides: a rule by its name, see docs/evaluation.md, with a planner of its own as ``NAME@single`` or
     ``NAME@mixed``; ``inframind``, the trained policy that is shipped; or one of your own by its folder, which has a
-    slash (``runs/mine``, ``./mine``; relative to this file's) and is called by its own name in tables."""
+    slash (``runs/mine``, ``./mine``; relative to this file's) and is called by its own name in tables, but
+    ``runs/mine/policy`` by its parent's."""
     predictors: str | None = None
     """Folder of trained latency predictors, relative to this file's: rules read their predictions. Without, those of
     the servers' step times."""
@@ -126,6 +119,8 @@ class Evaluation(Section):
     """Calls of one workflow in flight at once; no limit by default."""
     poll_s: Annotated[float, Field(ge=1e-3)] = 1.0
     """How often policies get to know the servers' gauges."""
+    dead_reckoning: bool = True
+    """Whether policies are told of their own calls since."""
     tasks: tuple[str, ...] = ()
     """What `inframind live replay` asks real servers, such as ``reasoning-gym:chain_sum,1,100``, ``humaneval`` or
     ``gsm8k:FILE``; simulated runs do not look at it."""
@@ -138,14 +133,23 @@ class Evaluation(Section):
             for values in [getattr(self, field)]
             if len(set(values)) < len(values)
         ]
-        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-        wrong += [f"policies: two are called {label!r} in tables" for label in twice]
+        wrong += self._called_alike()
         wrong += planner_mistakes("planner", self.planner, self.domains)
         if self.single_tier and self.budgets.weights is not None:
             wrong.append("budgets.weights mean nothing with single_tier")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Labels of the trained policies, the shipped one among them."""
+        return tuple(label_of(entry) for entry in self.policies if is_folder(entry) or entry in TRAINED)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Labels of what trained policies are measured by: all others, but for the one that knows the future."""
+        return tuple(label for label in self.labels if label not in (*self.trained, BOUND))
 
     def controller_options(self, scheduler: str) -> ControllerOptions:
         """How the controller runs workflows under one of the schedulers."""
@@ -155,7 +159,12 @@ class Evaluation(Section):
             call_timeout_s=self.call_timeout_s,
             max_parallel_calls=self.max_parallel_calls,
             cancel_hopeless=self.cancel_hopeless,
+            dead_reckoning=self.dead_reckoning,
         )
+
+    def _called_alike(self) -> list[str]:
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        return [f"policies: two are called {label!r} in tables" for label in twice]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -234,4 +243,8 @@ def _with_absolute_folders(evaluation: Evaluation, path: Path) -> Evaluation:
     ]:
         raise ConfigError(path, wrong)
     predictors = evaluation.predictors and absolute(evaluation.predictors)
-    return evaluation.model_copy(update={"policies": policies, "predictors": predictors})
+    resolved = evaluation.model_copy(update={"policies": policies, "predictors": predictors})
+    # "./policy" is called by the folder that this file lies in.
+    if wrong := resolved._called_alike():
+        raise ConfigError(path, wrong)
+    return resolved

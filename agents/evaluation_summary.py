@@ -131,3 +131,43 @@ def scheduler_gains(figures: pd.DataFrame, first: str, figure: str = "on_time") 
         for (policy, rate, tier), gains in difference.groupby(["policy", "rate_per_min", "tier"], sort=False):
             rows.append((policy, other, rate, tier, *t_interval(gains.to_numpy(dtype=np.float64))))
     return pd.DataFrame(rows, columns=[*KEYS, "gain", "gain_low", "gain_high"])
+
+
+def over_tiers(figures: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all tiers together: as they are where tiers are mixed, else means over the tiers' own runs."""
+    if (figures["tier"] == ALL_TIERS).any():
+        return figures[figures["tier"] == ALL_TIERS]
+    keys = ["policy", "scheduler", "rate_per_min", "seed"]
+    means = figures.groupby(keys, sort=False)[list(FIGURES)].mean()
+    counts = figures.groupby(keys, sort=False)["n"].sum()
+    return means.assign(n=counts, tier=ALL_TIERS).reset_index()
+
+
+def policy_gains(
+    figures: pd.DataFrame, policies: Sequence[str], rivals: Sequence[str], figure: str = "goodput"
+) -> pd.DataFrame:
+    """By how much each policy is above the best of its rivals, seed by seed: they meet the same queries.
+
+    The best is that with the highest mean at this rate under this scheduler, found on the same seeds: luck is on the
+    rivals' side.
+
+    Parameters
+    ----------
+    figures
+        Rows of one tier, as `over_tiers` has them.
+
+    Returns
+    -------
+    ``policy``, ``scheduler``, ``rate_per_min``, ``rival``, ``gain``, ``gain_low``, ``gain_high``; empty without rivals.
+    """
+    rows = []
+    for (scheduler, rate), group in figures.groupby(["scheduler", "rate_per_min"], sort=False):
+        by_seed = group.pivot_table(index="seed", columns="policy", values=figure)
+        best = by_seed[[name for name in rivals if name in by_seed]].mean()
+        if best.empty:
+            continue
+        rival = best.idxmax()
+        for policy in policies:
+            gains = (by_seed[policy] - by_seed[rival]).to_numpy(dtype=np.float64)
+            rows.append((policy, scheduler, rate, rival, *t_interval(gains)))
+    return pd.DataFrame(rows, columns=["policy", "scheduler", "rate_per_min", "rival", "gain", "gain_low", "gain_high"])

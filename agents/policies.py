@@ -105,10 +105,14 @@ POLICIES: Mapping[str, Factory] = {
 }
 
 
+BOUND = "clairvoyant"
+"""The policy that knows the future: a reference, no rival."""
 TRAINED: Mapping[str, Path] = {"inframind": Path(__file__).parent / "data" / "l40s"}
 """Trained policies that come with the package; docs/training.md has the command."""
 
 AT = "@"
+TRAINED_HERE = "policy"
+"""Name of the folder in which a training leaves its policy: it tells nothing, its parent's does."""
 POLICY_FILE = "policy.json"
 """What makes a folder that of a trained policy."""
 
@@ -119,8 +123,11 @@ def is_folder(entry: str) -> bool:
 
 
 def label_of(entry: str) -> str:
-    """How the policy of an entry is called in tables: a trained one by its folder's own name."""
-    return PurePath(entry).name if is_folder(entry) else entry
+    """How the policy of an entry is called in tables: a trained one by its folder, or by the training's around it."""
+    if not is_folder(entry):
+        return entry
+    folder = PurePath(entry)
+    return folder.name if folder.name != TRAINED_HERE else folder.parent.name or folder.name
 
 
 def rule_of(entry: str) -> tuple[str, str]:

@@ -24,6 +24,8 @@ from inframind.agents import (
     figures_table,
     is_folder,
     load_evaluation,
+    over_tiers,
+    policy_gains,
     read_cell,
     summarise_evaluation,
 )
@@ -34,13 +36,14 @@ from inframind.traces import ConfigError, versions
 from inframind.workflows import STRATEGIES
 
 from .arguments import positive_int
-from .output import print_json, print_table, progress, write_frame, write_whole
-from .report_evaluate import render_evaluation
+from .output import OVERWRITE_HELP, claim_folder, print_json, print_table, progress, write_frame, write_whole
+from .report_evaluate import points, render_evaluation
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-CONFIG, CELLS, SUMMARY, REPORT = "config.toml", "cells", "summary.csv", "report.html"
+CELLS, CONFIG, SUMMARY, REPORT = MEMBERS = "cells", "config.toml", "summary.csv", "report.html"
+"""What an evaluation's folder has; no other command's has the first."""
 SHOWN = {"goodput": "right and in time", "on_time": "in time"}
 
 
@@ -51,6 +54,7 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write, or to go on with"
     )
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.add_argument(
         "--jobs", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
     )
@@ -65,18 +69,23 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Run what is not there yet, write the summary and the report, print the tables."""
     evaluation, pool = load_evaluation(args.evaluation, args.set, _outcomes())
     _check_learned(evaluation, pool)
-    _open_folder(args.out, evaluation, pool)
+    _open_folder(args.out, evaluation, pool, overwrite=args.overwrite)
     _run_cells(args.out, evaluation, pool, args.jobs)
     results = [read_cell(_cell_path(args.out, cell)) for cell in evaluation.cells()]
     figures = figures_table(results)
     summary = summarise_evaluation(figures)
     write_frame(args.out / SUMMARY, summary)
-    write_whole(args.out / REPORT, render_evaluation(evaluation, results, figures, summary))
+    gains = policy_gains(over_tiers(figures), evaluation.trained, evaluation.rules)
+    write_whole(args.out / REPORT, render_evaluation(evaluation, results, figures, summary, gains))
     if args.json:
-        records = summary.astype(object).where(summary.notna(), None).to_dict("records")
-        print_json({"summary": records, "out": str(args.out)})
+        tables = {"summary": summary, "gains": gains}
+        records = {
+            name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
+        }
+        print_json({**records, "out": str(args.out)})
         return 0
     _print_summary(summary)
+    _print_gains(gains)
     print(f"summary: {args.out / SUMMARY}\nreport: {args.out / REPORT}")
     return 0
 
@@ -97,7 +106,7 @@ def _check_learned(evaluation: Evaluation, pool: PoolSection) -> None:
             world.policy(cell)
 
 
-def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection) -> None:
+def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection, *, overwrite: bool) -> None:
     """Make the folder, or see that what is in it is of the same evaluation.
 
     Raises
@@ -111,7 +120,7 @@ def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection) -> None:
         "software": _software(),
         "learned": {folder: _digest(Path(folder)) for folder in _learned(evaluation)},
     }
-    if (out / CONFIG).exists():
+    if (out / CELLS).is_dir() and (out / CONFIG).exists() and not overwrite:
         before, now = _flat(tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))), _flat(config)
         wrong = [
             f"{key}: is now {now.get(key, 'absent')!r}, and was {before.get(key, 'absent')!r}"
@@ -119,14 +128,11 @@ def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection) -> None:
             if before.get(key) != now.get(key)
         ]
         if wrong:
-            raise ConfigError(out, [*wrong, "what is there cannot be gone on with; name another folder"])
+            hint = "what is there cannot be gone on with; --overwrite begins anew, or name another folder"
+            raise ConfigError(out, [*wrong, hint])
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(out, ["is there, and not an evaluation's folder; name another"])
-    try:
-        (out / CELLS).mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(out, [f"cannot be written: {error.strerror}"]) from None
+    claim_folder(out, MEMBERS, overwrite=overwrite)
+    (out / CELLS).mkdir()
     write_whole(out / CONFIG, tomli_w.dumps(config))
 
 
@@ -238,3 +244,19 @@ def _print_summary(summary: pd.DataFrame) -> None:
 def _share(row: Mapping[Any, Any], figure: str) -> str:
     half = 100 * (row[f"{figure}_high"] - row[figure])
     return f"{100 * row[figure]:.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
+
+
+def _print_gains(gains: pd.DataFrame) -> None:
+    """Trained policies beside the best rule, in points, and what that comes to."""
+    if gains.empty:
+        return
+    rates = [f"{rate:g}" for rate in gains["rate_per_min"].unique()]
+    rows = [
+        [f"{policy}, {str(scheduler).upper()}", *(f"{points(row)}\n({row.rival})" for row in group.itertuples())]
+        for (policy, scheduler), group in gains.groupby(["policy", "scheduler"], sort=False)
+    ]
+    print_table("goodput less that of the best rule, points (by queries/min)", ["policy", *rates], rows)
+    for policy, group in gains.groupby("policy", sort=False):
+        above, below = (group["gain"] > 0).sum(), (group["gain"] < 0).sum()
+        surely = f"beyond chance (95 %) in {(group['gain_low'] > 0).sum()} and {(group['gain_high'] < 0).sum()}"
+        print(f"{policy}: above the best rule in {above} of {len(group)} comparisons, below it in {below}; {surely}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,9 +60,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     widths = [
         max(len(line) for row in cells for line in row[index].splitlines() or [""]) for index in range(len(columns))
     ]
-    parts = list(_fitting(widths, console.width))
-    for part in parts:
-        table = Table(title=title if part is parts[0] else None, title_justify="left", title_style="bold")
+    # Not as the table's own, which breaks a title that is wider than the table.
+    console.print(title, style="bold", markup=False, highlight=False)
+    for part in _fitting(widths, console.width):
+        table = Table()
         for index in part:
             table.add_column(columns[index], justify="left" if index == 0 else "right", no_wrap=True)
         for row in rows:
@@ -101,6 +103,54 @@ def check_target(path: Path, source: Path) -> None:
         raise ConfigError(path, [f"there is no folder {path.parent}"])
     if path.exists() and path.samefile(source):
         raise ConfigError(path, ["is the input itself; name another file"])
+
+
+OVERWRITE_HELP = "begin anew in a folder that has results: they are removed first"
+
+
+def claim_folder(out: Path, members: Sequence[str], *, overwrite: bool, hint: str = "") -> None:
+    """Make a folder for new results. What is there already is never written over, unless the person says so.
+
+    Parameters
+    ----------
+    members
+        All that will be written there. Anything else in the folder is a person's, and is left alone.
+    overwrite
+        Remove such results first. Those of another command are not removed: they lack the first of ``members``.
+    hint
+        What else the person may do about results that are there.
+
+    Raises
+    ------
+    ConfigError
+        There are such results, or nothing can be written there.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(out, ["is a file; name a folder"])
+    there = [name for name in members if (out / name).exists()]
+    if there and members[0] not in there:
+        raise ConfigError(out, [f"has {', '.join(there)} of something else; name another folder"])
+    if there and not overwrite:
+        raise ConfigError(out, [f"has results already; {hint}--overwrite begins anew, or name another folder"])
+    try:
+        for name in there:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(out, [f"cannot be written: {error.strerror}"]) from None
+
+
+def check_unused(out: Path, *, overwrite: bool) -> None:
+    """Find out before long work that a folder holds a run, or runs, which the person may want to keep.
+
+    Raises
+    ------
+    ConfigError
+        If so, unless they said that it may be written over.
+    """
+    if not overwrite and any(next(out.glob(mark), None) for mark in ("versions.json", "*/versions.json")):
+        raise ConfigError(out, ["has results already; --overwrite replaces them, or name another folder"])
 
 
 def write_whole(path: Path, text: str | bytes) -> None:

@@ -6,24 +6,31 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from inframind.agents import ALL_TIERS, FIGURES, CellResult, Evaluation, scheduler_gains, summarise_evaluation
+from inframind.agents import (
+    ALL_TIERS,
+    BOUND,
+    FIGURES,
+    CellResult,
+    Evaluation,
+    over_tiers,
+    scheduler_gains,
+    summarise_evaluation,
+)
 from inframind.traces import versions
 
 from .report_cells import cell
 from .report_evaluate_figures import chosen_servers, latency_by_tier, queues_over_time, shares_by_load
 from .report_page import render_page
 
-BOUND = "clairvoyant"
-"""The policy that knows the future: not among those that are compared."""
 _COLUMNS = {
     "goodput": ("Goodput", "share"),
-    "on_time": ("On time", "share"),
+    "on_time": ("On\N{NO-BREAK SPACE}time", "share"),
     "accuracy": ("Accuracy", "share"),
     "latency_mean_s": ("Latency mean (s)", "seconds"),
     "latency_p50_s": ("p50", "seconds"),
     "latency_p95_s": ("p95", "seconds"),
     "latency_p99_s": ("p99", "seconds"),
-    "path_mean_s": ("Path (s)", "seconds"),
+    "path_mean_s": ("Path\N{NO-BREAK SPACE}(s)", "seconds"),
     "budget_used": ("C/\N{GREEK SMALL LETTER BETA}", "ratio"),
     "calls": ("Calls", "ratio"),
     "tokens": ("Tokens", "count"),
@@ -35,7 +42,11 @@ _COLUMNS = {
 
 
 def render_evaluation(
-    evaluation: Evaluation, results: Sequence[CellResult], figures: pd.DataFrame, summary: pd.DataFrame
+    evaluation: Evaluation,
+    results: Sequence[CellResult],
+    figures: pd.DataFrame,
+    summary: pd.DataFrame,
+    gains: pd.DataFrame,
 ) -> str:
     """Return the report as HTML.
 
@@ -45,8 +56,10 @@ def render_evaluation(
         Of all cells.
     figures, summary
         As `inframind.agents.figures_table` and `summarise_evaluation` made them of the results.
+    gains
+        As `inframind.agents.policy_gains` made them of the trained policies and the rules.
     """
-    overall = _over_tiers(figures)
+    overall = over_tiers(figures)
     shown = summarise_evaluation(overall)
     top, first = max(evaluation.rates_per_min), evaluation.schedulers[0]
     best = {name: _best(shown, name) for name in ("goodput", "on_time")}
@@ -60,6 +73,7 @@ def render_evaluation(
         findings=[_finding(shown, rate) for rate in evaluation.rates_per_min],
         goodput=Markup(shares_by_load(shown, "goodput", best["goodput"], "Goodput of each policy against load")),
         on_time=Markup(shares_by_load(shown, "on_time", best["on_time"], "On-time share of each policy against load")),
+        trained=_trained_rows(gains),
         gains=_gains(overall, evaluation),
         rates=[f"{rate:g}" for rate in evaluation.rates_per_min],
         first=first.upper(),
@@ -98,16 +112,6 @@ def _about(evaluation: Evaluation) -> dict[str, str]:
     }
 
 
-def _over_tiers(figures: pd.DataFrame) -> pd.DataFrame:
-    """The rows of all tiers together: as they are where tiers are mixed, else means over the tiers' own runs."""
-    if (figures["tier"] == ALL_TIERS).any():
-        return figures[figures["tier"] == ALL_TIERS]
-    keys = ["policy", "scheduler", "rate_per_min", "seed"]
-    means = figures.groupby(keys, sort=False)[list(FIGURES)].mean()
-    counts = figures.groupby(keys, sort=False)["n"].sum()
-    return means.assign(n=counts, tier=ALL_TIERS).reset_index()
-
-
 def _compared(shown: pd.DataFrame) -> pd.DataFrame:
     compared = shown[shown["policy"] != BOUND]
     return compared if len(compared) else shown
@@ -133,6 +137,17 @@ def _finding(shown: pd.DataFrame, rate: float) -> str:
     )
 
 
+def _trained_rows(gains: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """For each trained policy and scheduler, by rate: points of goodput over the best rule, and which that is."""
+    return [
+        (
+            f"{policy}, {str(scheduler).upper()}",
+            [f"{points(row)} over {row.rival}" for row in group.itertuples()],
+        )
+        for (policy, scheduler), group in gains.groupby(["policy", "scheduler"], sort=False)
+    ]
+
+
 def _gains(overall: pd.DataFrame, evaluation: Evaluation) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """For each scheduler but the first, a row for each policy: points of on-time share by rate."""
     table = scheduler_gains(overall, evaluation.schedulers[0])
@@ -141,7 +156,7 @@ def _gains(overall: pd.DataFrame, evaluation: Evaluation) -> list[tuple[str, lis
         (
             scheduler.upper(),
             [
-                (policy, [_points(found[scheduler, policy, rate]) for rate in evaluation.rates_per_min])
+                (policy, [points(found[scheduler, policy, rate]) for rate in evaluation.rates_per_min])
                 for policy in evaluation.labels
             ],
         )
@@ -149,7 +164,8 @@ def _gains(overall: pd.DataFrame, evaluation: Evaluation) -> list[tuple[str, lis
     ]
 
 
-def _points(row: Any) -> str:
+def points(row: Any) -> str:
+    """A gain in points, with half of its interval."""
     half = "" if pd.isna(row.gain_high) else f" ± {100 * (row.gain_high - row.gain):.1f}"
     return f"{100 * row.gain:+.1f}{half}"
 

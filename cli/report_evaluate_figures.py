@@ -31,6 +31,10 @@ def shares_by_load(summary: pd.DataFrame, figure: str, best: pd.Series, name: st
     best
         The share by rate.
     """
+    # A panel is as high as the policies differ, not from nothing to all: one scale for all of them.
+    known = pd.concat([summary[figure], summary[f"{figure}_low"], summary[f"{figure}_high"]])
+    bottom = min(max(0.0, np.floor(10 * known.min()) / 10), 0.9)
+    top = max(min(1.0, np.ceil(10 * known.max()) / 10), bottom + 0.1)
 
     def draw(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(best.index, best, color=MUTED, linewidth=0.9, label="best of the policies, clairvoyant aside")
@@ -46,7 +50,8 @@ def shares_by_load(summary: pd.DataFrame, figure: str, best: pd.Series, name: st
                 markersize=4,
                 label=str(scheduler).upper(),
             )
-        axes.set_ylim(0, 1.03)
+        axes.set_ylim(bottom, top + 0.03 * (top - bottom))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         log_scale(axes)
 

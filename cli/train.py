@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import positive_int
+from .output import OVERWRITE_HELP
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -16,7 +17,9 @@ def add_parser(commands: "Commands") -> None:
     parser = commands.add_parser("train", help="train planner and executor on a simulated pool")
     parser.add_argument("training", type=Path, metavar="EXPERIMENT.toml")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN", help="folder to write")
-    parser.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+    old = parser.add_mutually_exclusive_group()
+    old.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+    old.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.add_argument(
         "--jobs", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
     )

@@ -22,12 +22,13 @@ from inframind.agents.training_file import load_training
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import ConfigError, versions
 
-from .output import print_json, progress_columns, write_whole
+from .output import claim_folder, print_json, progress_columns, write_whole
 
-CONFIG, METRICS, VERSIONS, BOARD, CHECKPOINT, POLICY = (
-    *("config.toml", "metrics.jsonl", "versions.json"),
+METRICS, CONFIG, VERSIONS, BOARD, CHECKPOINT, POLICY = MEMBERS = (
+    *("metrics.jsonl", "config.toml", "versions.json"),
     *("tensorboard", "checkpoint", "policy"),
 )
+"""What a training's folder has; no other command's has the first."""
 HISTOGRAM_EVERY = 10
 """Iterations between histograms of actions."""
 
@@ -41,7 +42,7 @@ def run_train(args: argparse.Namespace) -> int:
         "training": training.model_dump(mode="json", exclude_none=True),
         "pool": pool.model_dump(mode="json", exclude_none=True),
     }
-    _open_folder(args.out, config, trainer, resume=args.resume)
+    _open_folder(args.out, config, trainer, resume=args.resume, overwrite=args.overwrite)
     start = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(_backend(args.backend))
@@ -78,7 +79,7 @@ def run_train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open_folder(out: Path, config: Mapping[str, Any], trainer: Trainer, *, resume: bool) -> None:
+def _open_folder(out: Path, config: Mapping[str, Any], trainer: Trainer, *, resume: bool, overwrite: bool) -> None:
     """Make the folder, or go on with what is in it.
 
     Raises
@@ -92,19 +93,17 @@ def _open_folder(out: Path, config: Mapping[str, Any], trainer: Trainer, *, resu
         except OSError as error:
             raise ConfigError(out, [f"is no training to go on with: {CONFIG}: {error.strerror}"]) from None
         if json.dumps(before, sort_keys=True) != json.dumps(config, sort_keys=True):
-            raise ConfigError(out, ["is a training from other values; give the same file and --set, or another folder"])
+            raise ConfigError(
+                out, ["is a training from other values; give the same file and --set, --overwrite, or another folder"]
+            )
         if not (out / CHECKPOINT).exists():
-            raise ConfigError(out, ["has no checkpoint yet; start anew in another folder"])
+            raise ConfigError(out, ["has no checkpoint yet; --overwrite begins anew"])
         load_checkpoint(out / CHECKPOINT, trainer)
         lines = (out / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
         write_whole(out / METRICS, "".join(lines[: trainer.done]))
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(out, ["is there already; --resume goes on with a training, else name another folder"])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(out, [f"cannot be written: {error.strerror}"]) from None
+    claim_folder(out, MEMBERS, overwrite=overwrite, hint="--resume goes on with a training, ")
+    write_whole(out / METRICS, "")
     write_whole(out / CONFIG, tomli_w.dumps(config))
     write_whole(out / VERSIONS, json.dumps({**versions(), "seed": trainer.training.seed}, indent=2) + "\n")
 

@@ -7,7 +7,16 @@ import math
 import pytest
 from agent_world import result
 
-from inframind.agents import Cell, figures_table, jain_index, scheduler_gains, summarise_evaluation, t_interval
+from inframind.agents import (
+    Cell,
+    figures_table,
+    jain_index,
+    over_tiers,
+    policy_gains,
+    scheduler_gains,
+    summarise_evaluation,
+    t_interval,
+)
 
 NAN = math.nan
 FCFS = Cell("jsq", "fcfs", 60.0, None, 0)
@@ -102,3 +111,27 @@ def test_gains_of_schedulers_are_paired_by_seed() -> None:
     gains = scheduler_gains(figures_table(results), "fcfs").set_index("tier").loc["all"]
 
     assert (gains["scheduler"], gains["gain"], gains["gain_low"], gains["gain_high"]) == ("edf", 0.5, 0.5, 0.5)
+
+
+def test_gains_of_policies_are_over_the_best_rival_and_paired_by_seed() -> None:
+    """Of two queries with right answers, in time: mine 2 and 1, good 1 and 0, bad 0 and 0. Half more with each seed."""
+    late, in_time = 20.0, 5.0
+    results = [
+        result(Cell(policy, "fcfs", 60.0, None, seed), [late] * (2 - num) + [in_time] * num, [True, True], [10, 10])
+        for policy, counts in (("bad", (0, 0)), ("mine", (2, 1)), ("good", (1, 0)))
+        for seed, num in enumerate(counts)
+    ]
+    figures = over_tiers(figures_table(results))
+    (row,) = policy_gains(figures, ["mine"], ["bad", "good"]).to_dict("records")
+
+    assert (row["policy"], row["scheduler"], row["rate_per_min"], row["rival"]) == ("mine", "fcfs", 60.0, "good")
+    assert (row["gain"], row["gain_low"], row["gain_high"]) == (0.5, 0.5, 0.5)
+    assert policy_gains(figures, ["mine"], []).empty
+
+
+def test_tiers_with_runs_of_their_own_are_averaged() -> None:
+    cells = [Cell("jsq", "fcfs", 60.0, tier_s, 0) for tier_s in (10.0, 100.0)]
+    results = [result(cells[0], [20.0], [True], [10]), result(cells[1], [20.0], [True], [100])]
+    (row,) = over_tiers(figures_table(results)).to_dict("records")
+
+    assert (row["tier"], row["n"], row["goodput"]) == ("all", 2, 0.5)

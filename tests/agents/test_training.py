@@ -96,11 +96,17 @@ def test_what_is_there_is_not_written_over(
     run = tmp_path / "run"
     run.mkdir()
     (run / "mine.txt").write_text("mine", encoding="utf-8")
+    words = ["train", str(experiment), "-o", str(run), "--set", "batch.iterations=1", "--jobs", "1"]
 
-    assert main(["train", str(experiment), "-o", str(run)]) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert main(["train", str(experiment), "-o", str(run), "--resume"]) == 2
+    assert main([*words, "--resume"]) == 2
     assert "is no training to go on with" in capsys.readouterr().err
+    assert main(words) == 0
+    (run / "policy" / "old").touch()
+    assert main(words) == 2
+    assert "has results already; --resume goes on with a training, --overwrite begins anew" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert not (run / "policy" / "old").exists()
+    assert (run / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_training_of_other_values_is_not_gone_on_with(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from html_page import Page, in_browser, shown
 
-from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, load_evaluation, policies
+from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, World, load_evaluation, policies
 from inframind.cli import main
 from inframind.sim.outcomes import OutcomeModel
 
@@ -78,7 +78,9 @@ def test_the_report_fits_the_screen(small: Path, tmp_path: Path, width: int) -> 
 
     assert seen["errors"] == []
     assert seen["content_width"] <= seen["width"]
+    assert len(seen["figures"]) == 6
     assert all(figure["marks"] > 20 for figure in seen["figures"])
+    assert all(figure["smallest_letters"] > 10 for figure in seen["figures"])
 
 
 def test_going_on_equals_never_stopping(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,10 +118,25 @@ def test_another_configuration_is_refused_by_key(
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "mine" / "config.toml").write_text("mine")
 
-    assert evaluate(write(tmp_path), tmp_path / "mine") == 2
-    assert "not an evaluation's folder" in problems(capsys)
+    for words in ([], ["--overwrite"]):
+        assert evaluate(write(tmp_path), tmp_path / "mine", *words) == 2
+        assert "has config.toml of something else; name another folder" in problems(capsys)
+    assert (tmp_path / "mine" / "config.toml").read_text() == "mine"
+
+
+def test_overwriting_begins_anew(small: Path, tmp_path: Path) -> None:
+    """Results of another evaluation go, what is a person's stays."""
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    (out / "notes.txt").write_text("mine")
+    words = ["--set", "num_queries=3", "--set", "seeds=[7]", "--set", 'policies=["jsq"]']
+
+    assert evaluate(write(tmp_path), out, *words) == 2
+    assert evaluate(write(tmp_path), out, *words, "--overwrite") == 0
+    assert len(list((out / "cells").iterdir())) == 2 * 2
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +171,8 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         ('planner="IO/Poet"', "planner ('IO/Poet'): role set 'Poet': unknown role 'Poet' of math"),
         ('planner="best"', "planner ('best') must be single, mixed or TOPOLOGY/ROLE_SET"),
         ("seeds=[]", "seeds: must have at least one entry, got []"),
+        ("budgets.tiers_s=[]", "budgets.tiers_s: must have at least one entry, got []"),
+        ("budgets.tiers_s=[-5]", "1 problem(s)\n  budgets.tiers_s[0]: must be greater than 0, got -5"),
         ("rates_per_min=[0]", "rates_per_min[0]: must be greater than 0, got 0"),
         ('policies=["jsq", "jsq"]', "policies: a value occurs twice"),
         ('policies=["mine"]', "a trained one is named by its folder, with a slash: ./mine"),
@@ -217,6 +236,22 @@ def test_the_authors_runs_load(name: str) -> None:
     assert evaluation.controller_options("fcfs").call_timeout_s == 600
 
 
+@pytest.mark.parametrize(
+    ("name", "rate_per_min", "theirs_s"),
+    [("moa", 10, 122), ("moa", 30, 1145), ("masrouter", 10, 50), ("masrouter", 200, 430)],
+)
+def test_the_authors_latencies_are_met_within_a_quarter(name: str, rate_per_min: int, theirs_s: float) -> None:
+    """Their published means (docs/evaluation.md has all ten, with intervals); here one seed each."""
+    sets = [f"rates_per_min=[{rate_per_min}]", "seeds=[0]"]
+    outcomes = OutcomeModel.shipped()
+    evaluation, pool = load_evaluation(ROOT / "docs" / "examples" / f"paper-{name}.toml", sets, outcomes)
+    (cell,) = evaluation.cells()
+
+    mean_s = World(evaluation, pool, outcomes).run(cell).workflows["path_s"].mean()
+
+    assert mean_s == pytest.approx(theirs_s, rel=0.25)
+
+
 def test_a_policy_trained_anew_is_another_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,15 +259,22 @@ def test_a_policy_trained_anew_is_another_one(
     monkeypatch.setattr(policies, "load_trained", lambda folder, given: POLICIES["jsq"](given))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "policy.json").write_text("{}")
-    words = ["--set", 'policies=["./mine"]', "--set", "rates_per_min=[20]", "--set", "num_queries=3"]
+    words = ["--set", 'policies=["./mine", "jsq"]', "--set", "rates_per_min=[20]", "--set", "num_queries=3"]
     path = write(tmp_path)
     assert evaluate(path, tmp_path / "out", *words) == 0
     assert evaluate(path, tmp_path / "out", *words) == 0
+    printed = capsys.readouterr().out
+    assert "goodput less that of the best rule" in printed
+    # It decides as its rival does.
+    assert "mine: above the best rule in 0 of 2 comparisons, below it in 0; beyond chance (95 %) in 0 and 0" in printed
 
     (tmp_path / "mine" / "policy.json").write_text('{"new": 1}')
     assert evaluate(path, tmp_path / "out", *words) == 2
     assert "is now" in problems(capsys)
-    assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["policy"]) == {"mine"}
+    assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["policy"]) == {"mine", "jsq"}
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert shown(page, "Trained policies beside the best rule")
+    assert shown(page, "+0.0 ± 0.0 over jsq")
 
 
 def test_the_page_names_every_key_policy_scheduler_and_figure() -> None:

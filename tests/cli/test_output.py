@@ -27,6 +27,13 @@ def test_a_pipe_gets_one_table_however_wide(capsys: pytest.CaptureFixture[str]) 
     assert max(map(len, printed.splitlines())) < 80
 
 
+def test_a_title_wider_than_its_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "Latencies of all servers together, by [model]"
+    print_table(title, ["", "s"], [["a", "1"]])
+
+    assert capsys.readouterr().out.splitlines()[0] == title
+
+
 def test_a_narrow_terminal_gets_the_same_figures_in_parts(
     terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
