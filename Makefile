@@ -12,7 +12,7 @@ PACKAGES := inframind.traces inframind.workflows inframind.sim inframind.live in
 .PHONY: help install demo test test-live check format clean
 
 help:
-	@echo 'make demo       simulate FCFS and EDF on a pool of five models; report in runs/demo'
+	@echo 'make demo       train a small policy and compare it with rules; report in runs/demo'
 	@echo 'make test       run the tests'
 	@echo 'make test-live  compare with a real vLLM scheduler (installs vLLM for CPUs, 3.5 GB)'
 	@echo 'make check      lint, types, layers, packaging'
@@ -32,7 +32,7 @@ $(INSTALLED): setup.cfg constraints.txt pyproject.toml
 	@touch $@
 
 demo: install
-	$(BIN)/inframind demo
+	$(BIN)/inframind demo --overwrite
 
 test: install
 	$(BIN)/pytest -n auto -m 'not live'

@@ -13,6 +13,7 @@ import pytest
 from inframind.cli import main
 from inframind.cli.main import build_parser
 
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "fcfs-and-edf.toml"
 COMMANDS = [
     "bench predictors",
     "bench sim",
@@ -63,7 +64,7 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         "    calibrate",
         "              make a simulated server of a real one: profile, fit, check",
         "    compare   compare simulated runs with live ones",
-        "    demo      FCFS against EDF on mixed-deadline traffic at three loads",
+        "    demo      train a small policy and evaluate it beside rules, in a few minutes",
         "    bench     how fast it is on this machine",
     ]
 
@@ -98,7 +99,8 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_reader_that_stops_early_sees_no_traceback(tmp_path: Path, options: list[str]) -> None:
     """As in ``inframind ... | head``."""
-    command = [sys.executable, "-m", "inframind.cli", "demo", "--set", "workload.num=50", "-o", str(tmp_path / "run")]
+    words = ["simulate", str(EXAMPLE), "--set", "workload.num=50", "-o", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "inframind.cli", *words]
     with subprocess.Popen(command + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -114,23 +116,10 @@ def test_ctrl_c_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inframind.cli.demo.run_experiment", stopped)
+    monkeypatch.setattr("inframind.cli.simulate.run_experiment", stopped)
 
-    assert main(["demo"]) == 130
+    assert main(["simulate", str(EXAMPLE)]) == 130
     assert capsys.readouterr().err == "stopped\n"
-
-
-def test_the_demo_runs_three_loads_under_both_schedulers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "demo"
-
-    assert main(["demo", "--set", "workload.num=200", "-o", str(out)]) == 0
-    printed = capsys.readouterr().out
-    for load in ("0.7", "0.95", "1.2"):
-        for scheduler in ("FCFS", "EDF"):
-            assert printed.count(f"load {load}, {scheduler} ") == 2  # one row in each of two tables
-            assert (out / f"load-{load}-{scheduler.lower()}" / "calls.parquet").is_file()
-    assert (out / "report.html").is_file()
-    assert printed.endswith(f"runs: {out}\nreport: {out / 'report.html'}\n")
 
 
 def test_the_benchmark_reports_as_json(capsys: pytest.CaptureFixture[str]) -> None:
