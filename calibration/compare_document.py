@@ -75,7 +75,8 @@ def _share_headline(conditions: Sequence[ConditionComparison], share: str) -> li
     worst, figure = max(known, key=lambda item: abs(item[1].difference))
     own = "" if math.isnan(figure.spread) else f"; own spread {100 * figure.spread:.1f} points"
     name = figure_name(share).capitalize()
-    return [f"{name}: simulated {100 * figure.difference:+.1f} points off{_worst(worst, len(known))}{own}."]
+    points = round(100 * figure.difference, 1) + 0.0  # no "-0.0"
+    return [f"{name}: simulated {points:+.1f} points off{_worst(worst, len(known))}{own}."]
 
 
 def _ranking_headlines(contests: Sequence[Contest]) -> list[str]:

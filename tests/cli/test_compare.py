@@ -191,6 +191,7 @@ def test_a_browser_shows_every_figure_and_no_error(html: str, tmp_path: Path, wi
         assert figure["width"] >= 700
         assert figure["height"] >= 100
         assert figure["marks"] > 20
+        assert figure["smallest_letters"] > 10
     # Wide tables and figures scroll by themselves: the page does not.
     assert seen["content_width"] <= seen["width"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from html_page import Page, shown
+from html_page import Page, in_browser, shown
 
 from inframind.cli.report import RunView, render_report, write_report
 from inframind.cli.report_figures import cumulative
@@ -130,6 +130,19 @@ def test_the_page_loads_nothing_and_its_references_lead_somewhere() -> None:
     assert len(set(page.ids)) == len(page.ids)
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
     assert "@import" not in html
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_a_browser_shows_every_figure_and_no_error(tmp_path: Path, width: int) -> None:
+    seen = in_browser(render_report(a_comparison(), title="A report"), tmp_path, width=width)
+
+    assert seen["errors"] == []
+    assert len(seen["figures"]) == 4
+    for figure in seen["figures"]:
+        assert figure["marks"] > 20
+        assert figure["smallest_letters"] > 10
+    # Wide tables and figures scroll by themselves: the page does not.
+    assert seen["content_width"] <= seen["width"]
 
 
 def test_the_same_runs_give_the_same_bytes() -> None:

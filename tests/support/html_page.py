@@ -62,7 +62,14 @@ MEASURE = """
 addEventListener("load", () => {
   const figures = [...document.querySelectorAll("svg")].map(svg => {
     const box = svg.getBoundingClientRect();
-    return {width: box.width, height: box.height, marks: svg.querySelectorAll("path, text").length};
+    const letters = [...svg.querySelectorAll("text")].map(text => {
+      const {a, b} = text.getScreenCTM();
+      return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
+    });
+    return {
+      width: box.width, height: box.height, marks: svg.querySelectorAll("path, text").length,
+      smallest_letters: Math.min(...letters)
+    };
   });
   const root = document.documentElement;
   root.setAttribute("data-seen", JSON.stringify(
