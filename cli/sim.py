@@ -15,10 +15,7 @@ import pyarrow.parquet as pq
 
 from inframind.calibration import extrapolations, replay
 from inframind.sim import (
-    SHIPPED_POOLS,
-    ServerSection,
     WorkloadFile,
-    load_pool,
     load_server,
     random_workload,
     schedule_workload,
@@ -75,7 +72,7 @@ def add_parser(commands: "Commands") -> None:
 
 def run_replay(args: argparse.Namespace) -> int:
     """Write the input rows with ``sim_ttft_s`` and ``sim_e2e_s``; print both beside what was measured."""
-    server = _server(args.server)
+    server = load_server(args.server)
     check_target(args.out, args.requests)
     requests = read_requests(args.requests, fmt=args.format, max_model_len=server.scheduler.max_model_len)
     with progress("replaying", len(requests)) as on_progress:
@@ -198,16 +195,6 @@ def _in_file_order(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
         return frame
     there = [name for name in names if name in frame]
     return frame[there + [name for name in frame if name not in there]]
-
-
-def _server(name: str) -> ServerSection:
-    pool, slash, server_name = name.partition("/")
-    if not (slash and pool in SHIPPED_POOLS):
-        return load_server(name)
-    servers = {server.name: server for server in load_pool(pool, Path()).servers}
-    if server_name not in servers:
-        raise ConfigError(name, [f"pool {pool} has no server {server_name!r}; it has {', '.join(servers)}"])
-    return servers[server_name]
 
 
 def _observed_tpot(requests: pd.DataFrame) -> pd.Series | None:

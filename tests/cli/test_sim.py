@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from inframind.cli import main
+from inframind.sim import SHIPPED_POOLS
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "sim" / "recordings").glob("*.json.gz"))
 PLAIN = "arrival_s,prompt_tokens,output_tokens,team\n0,10,5,a\n1,300,1,b\n1.5,20,8,a\n"
@@ -94,13 +95,24 @@ def test_replay_says_what_was_not_served(tmp_path: Path, capsys: pytest.CaptureF
     assert pd.read_csv(tmp_path / "out.csv")["sim_e2e_s"].isna().tolist() == [False, True, True]
 
 
-def test_replay_lists_the_servers_of_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay(tmp_path, PLAIN, server="h200/llama-9b") == 2
-    assert capsys.readouterr().err == (
-        "error: h200/llama-9b: 1 problem(s)\n"
-        "  pool h200 has no server 'llama-9b'; it has deepseek-r1-32b, mistral-24b, qwen-coder-14b, llama-8b, "
-        "llama-3b\n"
-    )
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        ("h200/llama-9b", "pool h200 has no server 'llama-9b'; did you mean 'llama-8b'?"),
+        (
+            "h200/nothing",
+            "pool h200 has no server 'nothing'; "
+            "it has deepseek-r1-32b, mistral-24b, qwen-coder-14b, llama-8b, llama-3b",
+        ),
+        ("h201/llama-8b", "no such file, and no shipped pool 'h201'; did you mean 'h200'?"),
+        ("x/llama-8b", f"no such file, and no shipped pool 'x'; shipped pools: {', '.join(SHIPPED_POOLS)}"),
+    ],
+)
+def test_replay_helps_with_the_name_of_a_server(
+    server: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay(tmp_path, PLAIN, server=server) == 2
+    assert capsys.readouterr().err == f"error: {server}: 1 problem(s)\n  {says}\n"
 
 
 def test_replay_names_the_mistakes_of_a_server_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
