@@ -114,8 +114,8 @@ def read_run_log(run: KnownRun) -> RunLog:
     return RunLog(options, arrivals, np.array(ages))
 
 
-def simulated_pool(run: KnownRun) -> tuple[list[ServerOptions], float]:
-    """The pool that a run was simulated on, and the mean of its clients' overheads.
+def simulated_pool(run: KnownRun) -> list[ServerOptions]:
+    """The pool that a run was simulated on.
 
     Raises
     ------
@@ -129,5 +129,4 @@ def simulated_pool(run: KnownRun) -> tuple[list[ServerOptions], float]:
     except ValueError as error:
         raise CannotReplay(f"the pool in config.toml of {run.path} cannot be used: {error}") from None
     scheduler = SCHEDULERS.get(str(dict(run.condition).get("scheduler")))
-    servers = [server.options(policy=scheduler.policy if scheduler else None) for server in pool.servers]
-    return servers, float(np.mean([server.client.overhead_s for server in pool.servers]))
+    return [server.options(policy=scheduler.policy if scheduler else None) for server in pool.servers]

@@ -81,8 +81,6 @@ class Measures:
     simulated_gauge_age_s: tuple[float, float]
     client: Mapping[str, float]
     """What the live client measured of itself (``client.json``), the worst of the runs; empty where it did not."""
-    client_overhead_s: float
-    """``[client] overhead_s`` of the simulated servers, their mean: simulated workflows leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,6 @@ class SourcesOfPair:
     live_age_s: Floats
     simulated_age_s: Floats
     client: Mapping[str, float]
-    client_overhead_s: float
 
 
 def sources_of(pair: PairedRuns) -> SourcesOfPair:
@@ -131,7 +128,7 @@ def sources_of(pair: PairedRuns) -> SourcesOfPair:
     if not pair.has_same_queries:
         raise CannotReplay("the runs have not the same queries")
     logs = read_run_log(live), read_run_log(simulated)
-    servers, overhead_s = simulated_pool(simulated)
+    servers = simulated_pool(simulated)
     names = [server.name for server in servers]
     for side in (live, simulated):
         if unknown := sorted(set(side.run.calls["server"]) - set(names)):
@@ -168,7 +165,6 @@ def sources_of(pair: PairedRuns) -> SourcesOfPair:
         live_age_s=logs[0].gauge_age_s,
         simulated_age_s=logs[1].gauge_age_s,
         client=_client(live.path),
-        client_overhead_s=overhead_s,
     )
 
 
@@ -191,7 +187,6 @@ def pool_sources(parts: Sequence[SourcesOfPair]) -> Sources:
             live_gauge_age_s=_mean_and_p99([part.live_age_s for part in parts]),
             simulated_gauge_age_s=_mean_and_p99([part.simulated_age_s for part in parts]),
             client={name: max(part.client[name] for part in parts if name in part.client) for name in figures},
-            client_overhead_s=float(np.mean([part.client_overhead_s for part in parts])),
         ),
     )
 

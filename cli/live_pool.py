@@ -5,13 +5,23 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from inframind.live import Checked, Client, Endpoint, Expected, Launch, VllmServer, check_pool, running_pool
+from inframind.live import (
+    Checked,
+    Client,
+    Endpoint,
+    Expected,
+    Launch,
+    VllmServer,
+    check_pool,
+    running_pool,
+    wait_until_idle,
+)
 from inframind.sim import LiveSection, PoolSection, ServerSection
 from inframind.traces import ConfigError
 from inframind.traces.mistakes import did_you_mean
@@ -196,16 +206,36 @@ def check_endpoints(pool: PoolSection, endpoints: Sequence[Endpoint]) -> list[Ch
 
 
 async def _checked(pool: PoolSection, endpoints: Sequence[Endpoint]) -> list[Checked]:
-    clients = [Client(endpoint.url, api_key=endpoint.api_key) for endpoint in endpoints]
-    try:
+    async with _clients(endpoints) as clients:
         return await check_pool(
             clients,
             [endpoint.model for endpoint in endpoints],
             [expected_of(server) for server in pool.servers],
         )
-    finally:
-        for client in clients:
-            await client.aclose()
+
+
+def await_idle(endpoints: Sequence[Endpoint]) -> None:
+    """Return when no server does anything any more, or say on stderr which goes on for too long.
+
+    Raises
+    ------
+    ServerError
+        A server does not answer.
+    """
+    for endpoint, is_idle in zip(endpoints, asyncio.run(_idle(endpoints)), strict=True):
+        if not is_idle:
+            print(f"note: {endpoint.url}: is still busy before the next run", file=sys.stderr)
+
+
+async def _idle(endpoints: Sequence[Endpoint]) -> list[bool]:
+    async with _clients(endpoints) as clients:
+        return await asyncio.gather(*map(wait_until_idle, clients))
+
+
+@asynccontextmanager
+async def _clients(endpoints: Sequence[Endpoint]) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Client(each.url, api_key=each.api_key)) for each in endpoints]
 
 
 def with_policy(pool: PoolSection, policy: str) -> PoolSection:

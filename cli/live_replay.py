@@ -1,4 +1,4 @@
-"""``inframind live replay``: one cell of an evaluation file on real servers, as a run folder."""
+"""``inframind live replay``: cells of an evaluation file on real servers, each as a run folder."""
 
 import argparse
 import json
@@ -6,22 +6,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from inframind.live import ReplayOptions, ServerError, graded, replay_live, run_tables
-from inframind.live.sandbox import SandboxError
+from inframind.live import ReplayOptions, ServerError
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import begin_run, finish_run, summarise
-from inframind.workflows import Controller, Replay, ServerInfo, replay
+from inframind.traces import ConfigError, read_run
 
 from .arguments import positive_int
-from .live_dashboard import dashboard
-from .live_pool import check_endpoints, live_pool, read_urls, terminable
-from .live_queries import LiveQueries, simulated_queries, task_queries
+from .live_pool import await_idle, check_endpoints, live_pool, read_urls, terminable, with_policy
+from .live_queries import LiveQueries
+from .live_run import Finished, LiveRun, as_dict
 from .live_up import add_pool_arguments
-from .output import print_json, write_whole
-from .simulate_cell import figures, print_workflows
-from .workflow_cell import WorkflowCell, add_cell_arguments, load_cell
+from .output import print_json
+from .simulate_cell import figures, print_cells, print_workflows
+from .workflow_cell import add_cell_arguments, load_cells
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -33,11 +29,15 @@ MOST_OPEN = 20_000
 
 def add_parser(commands: "Commands") -> None:
     """Declare ``live replay``."""
-    parser = commands.add_parser("replay", help="run workflows on real servers, under one policy")
+    parser = commands.add_parser("replay", help="run workflows on real servers, under one policy or all of a file")
     parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.toml", help="as of `inframind evaluate`")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="run folder to write")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR: queries that have not begun")
-    add_cell_arguments(parser, is_policy_required=True)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR: queries that have not begun; with --all: runs that are not there yet, too",
+    )
+    add_cell_arguments(parser)
     parser.add_argument(
         "--strict-lengths",
         action="store_true",
@@ -58,109 +58,116 @@ def add_parser(commands: "Commands") -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the cell live, write its folder, and check that its log repeats every decision."""
-    outcomes = OutcomeModel.shipped()
-    cell = load_cell(args, outcomes)
-    base = args.experiment.parent
-    queries = simulated_queries(cell) if args.strict_lengths else task_queries(cell, base)
-    begin_run(
-        args.out,
-        cell.config("live", strict_lengths=args.strict_lengths),
-        seed=cell.cell.seed,
-        resume=args.resume,
-    )
+    """Run the cells live, write their folders, and check that their logs repeat every decision."""
+    cells = load_cells(args, OutcomeModel.shipped())
+    runs = [
+        LiveRun(cell, args.out / cell.cell.name if args.all else args.out, args.strict_lengths, args.experiment.parent)
+        for cell in cells
+    ]
     try:
         with terminable():
-            is_whole = _run_on_pool(args, cell, queries)
+            ended = _run_all(args, _to_do(args, runs))
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    workflows = _finish(args.out, cell, queries)
-    replayed = _replay(args.out, cell, queries)
-    if args.json:
-        print_json({"workflows": figures(workflows), "replay": _as_dict(replayed), "out": str(args.out)})
-    else:
-        _print(workflows, replayed, args.out)
-    if replayed.difference is not None:
-        print(f"error: the log does not repeat the run's decisions: {replayed.difference}", file=sys.stderr)
+    _print(args, runs, ended)
+    if wrong := [(name, end.replay.difference) for name, end in ended.items() if end.replay.difference is not None]:
+        for name, difference in wrong:
+            print(f"error: {name}: the log does not repeat the run's decisions: {difference}", file=sys.stderr)
         return 1
-    if not is_whole:
-        print(f"stopped: {len(workflows)} queries have begun; --resume goes on with the others", file=sys.stderr)
+    if stopped := [end for end in ended.values() if not end.is_whole]:
+        print(
+            f"stopped: {len(stopped[0].workflows)} queries have begun; --resume goes on with the others",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
-def _run_on_pool(args: argparse.Namespace, cell: WorkflowCell, queries: LiveQueries) -> bool:
-    """Whether the run went to its end."""
-    pool = cell.pool
-    base = (args.experiment.parent / cell.evaluation.pool).parent
+def _to_do(args: argparse.Namespace, runs: list[LiveRun]) -> list[LiveRun]:
+    """Those that are not whole yet.
+
+    Raises
+    ------
+    ConfigError
+        A folder that is there, and must not be, or is of something else.
+    """
+    if not args.all:
+        return runs
+    if args.out.exists() and not args.out.is_dir():
+        raise ConfigError(args.out, ["is a file; name a folder"])
+    for run in runs:
+        if run.is_begun:
+            run.begin(resume=args.resume)
+    return [run for run in runs if not run.is_whole]
+
+
+def _run_all(args: argparse.Namespace, runs: list[LiveRun]) -> dict[str, Finished]:
+    """One after the other on one pool, until one is broken off; returns what has ended, by its folder."""
+    ended: dict[str, Finished] = {}
+    if not runs:
+        return ended
+    first = runs[0].cell
+    policies = {run.cell.scheduler_policy for run in runs}
+    # With priorities that are all alike, vLLM's priority policy is first come, first served.
+    pool = with_policy(first.world.pool, "priority" if "priority" in policies else "fcfs")
+    base = (args.experiment.parent / first.evaluation.pool).parent
     urls = None if args.urls is None else read_urls(args.urls)
+    options = ReplayOptions(first.evaluation.poll_s, _raise_open_files(), args.timeout)
+    # Its mistakes are told before servers are started.
+    queries = _prepared(args, runs[0])
     with live_pool(pool, base, args.out / "logs", vllm_python=args.vllm_python, urls=urls) as running:
         if not args.no_checks:
             check_endpoints(pool, running.endpoints)
-        with dashboard([server.name for server in pool.servers], len(queries.arrivals)) as on_progress:
-            return replay_live(
-                _controller(cell, queries),
-                running.endpoints,
-                queries.arrivals,
-                queries.ask,
-                args.out,
-                options=ReplayOptions(cell.evaluation.poll_s, _raise_open_files(), args.timeout),
-                on_progress=on_progress,
-            )
+        for number, run in enumerate(runs):
+            if number:
+                queries = _prepared(args, run)
+                await_idle(running.endpoints)
+            end = ended[str(run.out)] = run.drive(running.endpoints, queries, options)
+            if args.all:
+                _say(number, runs, end)
+            if not end.is_whole:
+                break
+    return ended
 
 
-def _controller(cell: WorkflowCell, queries: LiveQueries) -> Controller:
-    policy = cell.policy()
-    return Controller(
-        _infos(cell),
-        policy.planner,
-        policy.executor,
-        cell.options,
-        embeddings=queries.embeddings,
-        latency=cell.latency,
+def _prepared(args: argparse.Namespace, run: LiveRun) -> LiveQueries:
+    queries = run.queries()
+    run.begin(resume=run.is_begun if args.all else args.resume)
+    return queries
+
+
+def _say(number: int, runs: list[LiveRun], end: Finished) -> None:
+    """A line on stderr when a run of many has ended."""
+    name, found = runs[number].cell.cell.name, figures(end.workflows)
+    latency = "" if (latency_s := found["latency_mean_s"]) is None else f", latency {latency_s:.2f} s"
+    print(
+        f"{number + 1} of {len(runs)}: {name}: {found['answered']} of {found['queries']} answered, "
+        f"{found['on_time']:.0%} on time{latency}",
+        file=sys.stderr,
+        flush=True,
     )
 
 
-def _infos(cell: WorkflowCell) -> list[ServerInfo]:
-    return [server.info for server in cell.servers]
+def _print(args: argparse.Namespace, runs: list[LiveRun], ended: dict[str, Finished]) -> None:
+    if not args.all:
+        ((name, end),) = ended.items()
+        if args.json:
+            print_json({"workflows": figures(end.workflows), "replay": as_dict(end.replay), "out": name})
+        else:
+            print_workflows(end.workflows)
+            _print_client(end, args.out)
+        return
+    tables = [(run.cell.cell, read_run(run.out).workflows) for run in runs if run.is_whole]
+    whole = [(cell, workflows) for cell, workflows in tables if workflows is not None]
+    if args.json:
+        print_json({"runs": {cell.name: {"workflows": figures(table)} for cell, table in whole}, "out": str(args.out)})
+    else:
+        print_cells(whole)
+        print(f"runs: {args.out}")
 
 
-def _finish(out: Path, cell: WorkflowCell, queries: LiveQueries) -> pd.DataFrame:
-    """Write the tables; returns the workflows."""
-    calls, workflows, samples = run_tables(out, _infos(cell))
-    try:
-        workflows = graded(workflows, out, queries.judge)
-    except SandboxError as error:
-        # The run is not to be lost with it.
-        print(f"warning: answers were not graded: {error}; --resume grades them", file=sys.stderr)
-    summary = summarise(calls, samples, servers={server.name: server.model for server in cell.servers})
-    finish_run(out, calls=calls, samples=samples, summary=summary, workflows=workflows)
-    return workflows
-
-
-def _replay(out: Path, cell: WorkflowCell, queries: LiveQueries) -> Replay:
-    """Take all decisions of the log again, with policies as they were when the run began; noted in ``client.json``."""
-    policy = cell.policy()
-    with (out / "events.jsonl").open(encoding="utf-8") as lines:
-        replayed = replay(lines, policy.planner, policy.executor, embeddings=queries.embeddings, latency=cell.latency)
-    path = out / "client.json"
-    report = json.loads(path.read_text(encoding="utf-8")) | {"replay": _as_dict(replayed)}
-    write_whole(path, json.dumps(report, indent=2) + "\n")
-    return replayed
-
-
-def _as_dict(replayed: Replay) -> dict[str, object]:
-    return {
-        "events": replayed.num_events,
-        "commands": replayed.num_commands,
-        "agrees": replayed.difference is None,
-        "difference": replayed.difference,
-    }
-
-
-def _print(workflows: pd.DataFrame, replayed: Replay, out: Path) -> None:
-    print_workflows(workflows)
+def _print_client(end: Finished, out: Path) -> None:
     part = json.loads((out / "client.json").read_text(encoding="utf-8"))["parts"][-1]
     late = ", ".join(
         f"{name} mean {1000 * part[f'{key}_mean_s']:.1f} ms, p99 {1000 * part[f'{key}_p99_s']:.1f} ms"
@@ -168,7 +175,8 @@ def _print(workflows: pd.DataFrame, replayed: Replay, out: Path) -> None:
         if part[f"{key}_mean_s"] is not None
     )
     print(f"late: {late}; {1000 * part['cpu_s_per_call']:.1f} ms of CPU time a call")
-    if replayed.difference is None:
+    if end.replay.difference is None:
+        replayed = end.replay
         print(f"log: {replayed.num_events:,} events replayed, all {replayed.num_commands:,} commands came out again")
     print(f"run: {out}")
 

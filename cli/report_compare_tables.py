@@ -168,11 +168,6 @@ def measure_lines(sources: Sources) -> Iterator[str]:
     said = [names[name].format(time_cell(value)) for name, value in measures.client.items()]
     if said:
         yield f"The live client of itself: {', '.join(said)}."
-    if measures.client_overhead_s > 0:
-        yield (
-            f"The server files name {time_cell(measures.client_overhead_s)} of client overhead for a call; simulated "
-            "workflows leave it out, so it is part of the servers' step."
-        )
 
 
 def load_row(one: LoadBin) -> list[str]:

@@ -1,6 +1,6 @@
 """``inframind simulate``: serve single calls on a simulated pool, under one or several schedulers and loads.
 
-With ``--policy`` the file is one of `inframind evaluate`, and one of its cells is run (`simulate_cell`).
+With ``--policy`` or ``--all`` the file is one of `inframind evaluate`, and its cells are run (`simulate_cell`).
 """
 
 import argparse
@@ -18,9 +18,9 @@ from inframind.traces import ConfigError, build_requests, by_tier, summarise, ve
 from inframind.workflows import edf_priority
 
 from .experiment import Experiment, Scheduler, load_experiment
-from .output import number, print_json, print_table, progress, write_frame
+from .output import check_unused, number, print_json, print_table, progress, write_frame
 from .report import RunView, write_report
-from .simulate_cell import run_cell
+from .simulate_cell import run_cells
 from .workflow_cell import add_cell_arguments
 
 if TYPE_CHECKING:
@@ -67,23 +67,24 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, as workload.num=1000"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the runs that are in the folder")
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
     add_cell_arguments(
-        parser.add_argument_group("workflows", "one run of a file of `inframind evaluate`; all but --policy need it"),
-        is_policy_required=False,
+        parser.add_argument_group("workflows", "runs of a file of `inframind evaluate`: with --policy one, or --all")
     )
     parser.set_defaults(run=run_simulate)
 
 
 def run_simulate(args: argparse.Namespace) -> int:
     """Simulate, write the run folders and the report, print the tables."""
-    if args.policy is not None:
-        return run_cell(args)
+    if args.policy is not None or args.all:
+        return run_cells(args)
     chosen = {"--scheduler": args.scheduler, "--rate": args.rate, "--seed": args.seed}
-    if lone := [f"{name}: only with --policy" for name, value in chosen.items() if value is not None]:
+    if lone := [f"{name}: only with --policy or --all" for name, value in chosen.items() if value is not None]:
         raise ConfigError("simulate", lone)
     experiment, pool = load_experiment(args.experiment, args.set)
     out = args.out or Path("runs") / args.experiment.stem
+    check_unused(out, overwrite=args.overwrite)
     results = run_experiment(experiment, pool, base=args.experiment.parent, out=out)
     if args.json:
         print_results_json(results, out)
@@ -256,12 +257,6 @@ def print_servers(result: Result) -> None:
     """A row for each server, and the total."""
     rows = [_summary_cells(str(row["server"]), row) for _, row in result.summary.iterrows()]
     print_table(f"{result.variant.label} (TTFT and E2E in s, TPOT in ms)", ["server", *_FIGURES], rows)
-
-
-def print_totals(results: list[Result]) -> None:
-    """A row for each run."""
-    rows = [_summary_cells(result.variant.label, result.summary.iloc[-1]) for result in results]
-    print_table("all servers (TTFT and E2E in s, TPOT in ms)", ["run", *_FIGURES], rows)
 
 
 _FIGURES = (

@@ -1,33 +1,49 @@
-"""``inframind simulate EVALUATION.toml --policy NAME``: one cell of an evaluation, as a run folder."""
+"""``inframind simulate EVALUATION.toml``, with ``--policy`` or ``--all``: cells of an evaluation, as run folders."""
 
 import argparse
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from inframind.agents import Cell
 from inframind.sim import simulate_workflows
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import summarise, write_run
 
-from .output import number, print_json, print_table, progress
-from .workflow_cell import WorkflowCell, load_cell
+from .output import check_unused, number, print_json, print_table, progress
+from .workflow_cell import WorkflowCell, load_cells
 
 
-def run_cell(args: argparse.Namespace) -> int:
-    """Simulate the cell, write its run folder, say how it went."""
-    cell = load_cell(args, OutcomeModel.shipped())
+def run_cells(args: argparse.Namespace) -> int:
+    """Simulate the cells, write their run folders, say how it went."""
+    cells = load_cells(args, OutcomeModel.shipped())
     out = args.out or Path("runs") / args.experiment.stem
-    workflows = simulate_cell(cell, out)
-    if args.json:
-        print_json({"workflows": figures(workflows), "out": str(out)})
+    check_unused(out, overwrite=args.overwrite)
+    ended = []
+    with progress("simulating", len(cells)) as on_progress:
+        for index, cell in enumerate(cells):
+            num_queries = len(cell.arrivals)
+
+            def on_query(done: int, before: int = index, num: int = num_queries) -> None:
+                on_progress(before + done / num)
+
+            ended.append((cell.cell, simulate_cell(cell, out / cell.cell.name if args.all else out, on_query)))
+    if args.json and args.all:
+        print_json({"runs": {cell.name: {"workflows": figures(table)} for cell, table in ended}, "out": str(out)})
+    elif args.json:
+        print_json({"workflows": figures(ended[0][1]), "out": str(out)})
+    elif args.all:
+        print_cells(ended)
+        print(f"runs: {out}")
     else:
-        print_workflows(workflows)
+        print_workflows(ended[0][1])
         print(f"run: {out}")
     return 0
 
 
-def simulate_cell(cell: WorkflowCell, out: Path) -> pd.DataFrame:
+def simulate_cell(cell: WorkflowCell, out: Path, on_progress: Callable[[int], None]) -> pd.DataFrame:
     """Write the run folder of a simulated cell; returns its workflows.
 
     Raises
@@ -35,21 +51,20 @@ def simulate_cell(cell: WorkflowCell, out: Path) -> pd.DataFrame:
     Mistakes
         ``out`` cannot be written, or a policy chose something that does not exist.
     """
-    policy, arrivals = cell.policy(), cell.arrivals
-    with progress("simulating", len(arrivals)) as on_progress:
-        run = simulate_workflows(
-            cell.servers,
-            arrivals,
-            policy.planner,
-            policy.executor,
-            cell.outcomes,
-            options=cell.options,
-            embeddings=cell.outcomes.bank.embedding,
-            latency=cell.latency,
-            poll_s=cell.evaluation.poll_s,
-            seed=cell.cell.seed,
-            on_progress=on_progress,
-        )
+    policy = cell.policy()
+    run = simulate_workflows(
+        cell.servers,
+        cell.arrivals,
+        policy.planner,
+        policy.executor,
+        cell.outcomes,
+        options=cell.options,
+        embeddings=cell.outcomes.bank.embedding,
+        latency=cell.latency,
+        poll_s=cell.evaluation.poll_s,
+        seed=cell.cell.seed,
+        on_progress=on_progress,
+    )
     summary = summarise(
         run.calls,
         run.samples,
@@ -87,21 +102,34 @@ def figures(workflows: pd.DataFrame) -> dict[str, float | None]:
 def print_workflows(workflows: pd.DataFrame) -> None:
     """A row for each budget, and for all."""
     groups = [(f"{budget:g} s", group) for budget, group in workflows.groupby("budget_s")]
-    rows = []
-    for name, group in [*groups, ("all", workflows)]:
-        found = figures(group)
-        shares = ("on_time", "accuracy", "goodput")
-        rows.append(
-            [
-                name,
-                f"{found['queries']:,}",
-                f"{found['answered']:,}",
-                *("" if (share := found[key]) is None else f"{share:.1%}" for key in shares),
-                *(number(found[key] or math.nan, 2) for key in ("latency_mean_s", "latency_p99_s")),
-            ]
-        )
-    columns = ["budget", "queries", "answered", "on time", "right", "goodput", "latency\nmean s", "latency\np99 s"]
-    print_table("workflows, by budget", columns, rows)
+    rows = [[name, *_cells(group)] for name, group in [*groups, ("all", workflows)]]
+    print_table("workflows, by budget", ["budget", *_COLUMNS], rows)
+
+
+def print_cells(ended: Sequence[tuple[Cell, pd.DataFrame]]) -> None:
+    """A row for each cell, of its workflows."""
+    rows = [
+        [f"{cell.policy}, {cell.scheduler}", f"{cell.rate_per_min:g}", _tier(cell), str(cell.seed), *_cells(workflows)]
+        for cell, workflows in ended
+    ]
+    print_table("workflows", ["policy", "rate/min", "budget", "seed", *_COLUMNS], rows)
+
+
+_COLUMNS = ("queries", "answered", "on time", "right", "goodput", "latency\nmean s", "latency\np99 s")
+
+
+def _cells(workflows: pd.DataFrame) -> list[str]:
+    found = figures(workflows)
+    return [
+        f"{found['queries']:,}",
+        f"{found['answered']:,}",
+        *("" if (share := found[key]) is None else f"{share:.1%}" for key in ("on_time", "accuracy", "goodput")),
+        *(number(found[key] or math.nan, 2) for key in ("latency_mean_s", "latency_p99_s")),
+    ]
+
+
+def _tier(cell: Cell) -> str:
+    return "mixed" if cell.tier_s is None else f"{cell.tier_s:g} s"
 
 
 def _finite(value: float) -> float | None:

@@ -1,15 +1,16 @@
-"""One cell of an evaluation file as `inframind simulate` and `inframind live replay` run it."""
+"""Cells of an evaluation file as `inframind simulate` and `inframind live replay` run them."""
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from inframind.agents import SCHEDULERS, Cell, Evaluation, Policy, World, arrivals, is_folder, load_evaluation
-from inframind.sim import PoolSection, ServerOptions
+from inframind.sim import ServerOptions
 from inframind.sim.outcomes import OutcomeModel
+from inframind.traces import ConfigError
 from inframind.workflows import Arrived, ControllerOptions, LatencyModel
 
 from .arguments import positive_number
@@ -31,17 +32,9 @@ class WorkflowCell:
         return self.world.evaluation
 
     @property
-    def pool(self) -> PoolSection:
-        """The pool file, under the cell's scheduler."""
-        policy = SCHEDULERS[self.cell.scheduler].policy
-        return self.world.pool.model_copy(
-            update={
-                "servers": tuple(
-                    server.model_copy(update={"scheduler": server.scheduler.model_copy(update={"policy": policy})})
-                    for server in self.world.pool.servers
-                )
-            }
-        )
+    def scheduler_policy(self) -> Literal["fcfs", "priority"]:
+        """Of vLLM, as the cell's scheduler needs it."""
+        return SCHEDULERS[self.cell.scheduler].policy
 
     @property
     def servers(self) -> list[ServerOptions]:
@@ -78,8 +71,15 @@ class WorkflowCell:
         return self.world.policy(self.cell)
 
     def config(self, kind: str, **more: object) -> Mapping[str, Any]:
-        """``config.toml`` of the run folder."""
+        """``config.toml`` of the run folder; of the file's policies, schedulers, rates and seeds it has this cell's."""
         cell = self.cell
+        entries = dict(zip(self.evaluation.labels, self.evaluation.policies, strict=True))
+        own = {
+            "policies": [entries[cell.policy]],
+            "schedulers": [cell.scheduler],
+            "rates_per_min": [cell.rate_per_min],
+            "seeds": [cell.seed],
+        }
         run = {
             "kind": kind,
             "policy": cell.policy,
@@ -90,24 +90,24 @@ class WorkflowCell:
             "time_scale": self.time_scale,
         }
         return {
-            "experiment": self.evaluation.model_dump(mode="json"),
+            "experiment": self.evaluation.model_dump(mode="json") | own,
             # A server's environment may hold secrets.
             "pool": self.world.pool.model_dump(mode="json", exclude={"servers": {"__all__": {"live": {"env"}}}}),
             "run": run | more,
         }
 
 
-def add_cell_arguments(parser: argparse._ActionsContainer, *, is_policy_required: bool) -> None:
-    """Those that choose a cell."""
+def add_cell_arguments(parser: argparse._ActionsContainer) -> None:
+    """Those that choose cells."""
+    parser.add_argument("--policy", metavar="NAME", help="who decides: a policy's name, or the folder of a trained one")
     parser.add_argument(
-        "--policy",
-        required=is_policy_required,
-        metavar="NAME",
-        help="who decides: a policy's name, or the folder of a trained one",
+        "--all",
+        action="store_true",
+        help="every policy, scheduler, rate and seed of the file, or those that the other options leave, each as a "
+        "folder below that of -o",
     )
-    parser.add_argument("--scheduler", metavar="NAME", help="default: the file's first")
-    parser.add_argument("--rate", type=positive_number, metavar="PER_MIN", help="default: the file's first")
-    parser.add_argument("--seed", type=int, metavar="N", help="default: the file's first")
+    for name, kind, metavar in (("scheduler", str, "NAME"), ("rate", positive_number, "PER_MIN"), ("seed", int, "N")):
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help="default: the file's first, or --all")
     parser.add_argument(
         "--time-scale",
         type=positive_number,
@@ -117,17 +117,19 @@ def add_cell_arguments(parser: argparse._ActionsContainer, *, is_policy_required
     )
 
 
-def load_cell(args: argparse.Namespace, outcomes: OutcomeModel) -> WorkflowCell:
-    """The cell that the arguments choose.
+def load_cells(args: argparse.Namespace, outcomes: OutcomeModel) -> list[WorkflowCell]:
+    """The cells that the arguments choose: one, or with ``--all`` the file's.
 
     Raises
     ------
     ConfigError
         With all the mistakes of the file and the arguments.
     """
+    if not (args.policy or args.all):
+        raise ConfigError("arguments", ["--policy: say who decides, or --all for every policy of the file"])
     path: Path = args.experiment
     # The file's relative folders start at the file, those of the command line here.
-    policy = str(Path(args.policy).resolve()) if is_folder(args.policy) else args.policy
+    policy = str(Path(args.policy).resolve()) if args.policy and is_folder(args.policy) else args.policy
     chosen: Sequence[tuple[str, object]] = (
         ("policies", policy),
         ("schedulers", args.scheduler),
@@ -137,4 +139,5 @@ def load_cell(args: argparse.Namespace, outcomes: OutcomeModel) -> WorkflowCell:
     overrides = [*args.set, *(f"{key}={json.dumps([value])}" for key, value in chosen if value is not None)]
     evaluation, pool = load_evaluation(path, overrides, outcomes)
     world = World(evaluation, pool, outcomes, load_predictors(evaluation, pool))
-    return WorkflowCell(world, next(evaluation.cells()), args.time_scale)
+    cells = list(evaluation.cells()) if args.all else [next(evaluation.cells())]
+    return [WorkflowCell(world, cell, args.time_scale) for cell in cells]

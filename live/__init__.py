@@ -1,7 +1,7 @@
 """A real vLLM pool: what talks to servers over HTTP, reads their metrics, and starts and stops them."""
 
 from .asks import Ask, ExactLengths, ask_text
-from .checks import Checked, Expected, check_pool, check_server
+from .checks import Checked, Expected, check_pool, check_server, wait_until_idle
 from .client import AccessError, Call, Client, Outcome, RequestError, ServerError
 from .launch import LaunchError, VllmServer
 from .metrics import CacheConfig, Gauges, MetricsError, parse_cache_config, parse_gauges, parse_iteration_tokens
@@ -55,4 +55,5 @@ __all__ = [
     "round_trip_s",
     "run_tables",
     "running_pool",
+    "wait_until_idle",
 ]

@@ -173,9 +173,7 @@ class _Probe:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        deadline = time.monotonic() + IDLE_S
-        while any(await _gauges(self._client)) and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK_S)
+        await wait_until_idle(self._client)
 
     def _send(self, output_tokens: int, priority: int) -> Call:
         # Different from the start, so that no two share blocks.
@@ -200,6 +198,22 @@ class _Probe:
 async def _gauges(client: Client) -> tuple[int, int]:
     gauges = parse_gauges((await client.get("/metrics")).text)
     return gauges.running, gauges.waiting
+
+
+async def wait_until_idle(client: Client, timeout_s: float = IDLE_S) -> bool:
+    """Return whether nothing runs or waits on a server any more; it may take so long.
+
+    Raises
+    ------
+    ServerError
+        It does not answer.
+    """
+    deadline = time.monotonic() + timeout_s
+    while any(await _gauges(client)):
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(LOOK_S)
+    return True
 
 
 async def check_pool(clients: Sequence[Client], models: Sequence[str], expected: Sequence[Expected]) -> list[Checked]:

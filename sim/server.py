@@ -67,6 +67,9 @@ class ServerOptions:
     step_time: StepTime
     max_num_queued_reqs: int | None = None
     """Unfinished requests beyond which new ones are rejected (``vllm/v1/engine/async_llm.py``, 0.32.0)."""
+    client_overhead_s: float = 0.0
+    """What its clients see beyond the engine's own times, for each request. The server itself knows nothing of it:
+    workflows wait for it."""
 
     @property
     def info(self) -> ServerInfo:

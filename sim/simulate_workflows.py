@@ -113,7 +113,9 @@ def simulate_workflows(
         driver.run(started, arrivals)
     budgets_s = {workflow.query.query_id: workflow.query.budget_s for workflow in driver.ended}
     return WorkflowRun(
-        calls=calls_table(calls, driver.submits, budgets_s),
+        calls=calls_table(
+            calls, driver.submits, budgets_s, {server.name: server.client_overhead_s for server in servers}
+        ),
         workflows=workflows_table(driver.ended),
         samples=samples_table(driver.log, [server.name for server in servers]),
         utilisation={server.options.name: to_seconds(server.busy_ticks) / env.now_s for server in pool},

@@ -107,6 +107,8 @@ class WorkflowDriver:
         self._seed = seed
         self._on_progress = on_progress
         self._servers: list[Server] = []
+        self._overhead_ticks: dict[str, int] = {}
+        """Of each server's clients."""
         self._arrived: dict[str, Arrived] = {}
         self._requests: dict[str, Request] = {}
         """In flight."""
@@ -116,7 +118,14 @@ class WorkflowDriver:
         self._armed_at = math.inf
 
     def on_end(self, request: Request) -> None:
-        """For the pool: a request has ended."""
+        """For the pool: a request has ended. Its client gets to know with its overhead."""
+        overhead = self._overhead_ticks[request.server_name]
+        if overhead:
+            self._env.timeout(overhead).callbacks.append(lambda _: self._notice_end(request))
+        else:
+            self._notice_end(request)
+
+    def _notice_end(self, request: Request) -> None:
         del self._requests[request.request_id]
         t = self._env.now_s
         if request.outcome == FINISHED:
@@ -157,6 +166,9 @@ class WorkflowDriver:
         """
         env = self._env
         self._servers = list(servers)
+        self._overhead_ticks = {
+            server.options.name: to_ticks(server.options.client_overhead_s) for server in self._servers
+        }
         self._num_to_come = len(arrivals)
         env.process(self._arrivals(arrivals))
         env.process(self._polls())
@@ -176,6 +188,9 @@ class WorkflowDriver:
                 events.sort(key=tie_order)
             for event in events:
                 log.append(event)
+                if type(event) is MetricsPolled:
+                    controller.polled(event)
+                    continue
                 commands = yield from controller.decisions(event)
                 log += commands
                 for command in commands:

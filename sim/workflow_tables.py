@@ -12,8 +12,10 @@ from .call_log import CallLog
 from .workflow_driver import EndedWorkflow
 
 
-def calls_table(log: CallLog, submits: Mapping[str, Submit], budgets_s: Mapping[str, float]) -> pd.DataFrame:
-    """Columns of ``traces.CALLS``, in the order in which the calls were submitted.
+def calls_table(
+    log: CallLog, submits: Mapping[str, Submit], budgets_s: Mapping[str, float], overheads_s: Mapping[str, float]
+) -> pd.DataFrame:
+    """Columns of ``traces.CALLS``, in the order in which the calls were submitted; their times are the client's.
 
     Parameters
     ----------
@@ -21,6 +23,8 @@ def calls_table(log: CallLog, submits: Mapping[str, Submit], budgets_s: Mapping[
         All calls, by id.
     budgets_s
         Of each workflow.
+    overheads_s
+        Of each server's clients.
     """
     place = {call_id: index for index, call_id in enumerate(submits)}
     order = np.argsort(np.array([place[call_id] for call_id in log.call_ids()], dtype=np.int64))
@@ -32,6 +36,9 @@ def calls_table(log: CallLog, submits: Mapping[str, Submit], budgets_s: Mapping[
     calls["strategy"] = [submit.strategy for submit in asked]
     calls["deadline_s"] = [submit.deadline_s for submit in asked]
     calls["budget_s"] = [budgets_s[submit.workflow_id] for submit in asked]
+    overhead_s = calls["server"].map(overheads_s)
+    for name in ("first_token_s", "finish_s", "ttft_s", "e2e_s"):
+        calls[name] += overhead_s
     return calls
 
 

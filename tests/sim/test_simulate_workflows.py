@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -66,6 +67,45 @@ def test_tables_by_hand() -> None:
     assert run.utilisation == {"s": pytest.approx(8.0 / 8.5)}
     assert list(run.samples["time_s"]) == [float(t) for t in range(9)]
     assert list(run.samples["running"][:4]) == [0, 1, 2, 2]
+
+
+def test_workflows_wait_for_their_client_and_servers_do_not() -> None:
+    """Two calls of 3 s, and a quarter of a second for the client each; the gauges are those of the server."""
+    far_away = replace(SERVER, client_overhead_s=0.25)
+    run = simulate_workflows(
+        [far_away],
+        ARRIVALS[:1],
+        FixedPlan("Chain", "MathSolver+Inspector"),
+        JoinShortestQueue("Flash"),
+        FixedOutcomes(3),
+        poll_s=0.1,
+    )
+
+    assert list(run.calls["arrival_s"]) == [0.5, 3.75]
+    assert list(run.calls["ttft_s"]) == [1.25, 1.25]
+    assert list(run.calls["e2e_s"]) == [3.25, 3.25]
+    assert list(run.calls["finish_s"]) == [3.75, 7.0]
+    assert list(run.calls["tpot_s"]) == [1.0, 1.0]
+    assert list(run.workflows["latency_s"]) == [6.5]
+    samples = run.samples.set_index("time_s")["running"]
+    assert (samples[3.4], samples[3.6], samples[3.8]) == (1, 0, 1)
+    assert run.utilisation == {"s": pytest.approx(6.0 / 7.0)}
+
+
+def test_a_call_that_is_given_up_after_its_end_has_ended() -> None:
+    """The server is done at 3.5 s, the client knows at 3.75 s, and the workflow is given up at 3.6 s."""
+    run = simulate_workflows(
+        [replace(SERVER, client_overhead_s=0.25)],
+        [Arrived(0.5, Query("x", "math", 4, 20, 3.1))],
+        FixedPlan(),
+        JoinShortestQueue("Flash"),
+        FixedOutcomes(3),
+        options=ControllerOptions(cancel_hopeless=True),
+    )
+
+    assert list(run.calls["outcome"]) == ["finished"]
+    assert list(run.calls["finish_s"]) == [3.75]
+    assert list(run.workflows["outcome"]) != ["finished"]
 
 
 def test_the_tables_fit_their_schemas(run: WorkflowRun) -> None:

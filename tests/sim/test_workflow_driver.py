@@ -52,6 +52,7 @@ from inframind.workflows import (
     log_lines,
     replay,
 )
+from inframind.workflows.roles import ROLE_NAMES
 
 SYNC = SchedulerOptions(max_num_seqs=2, num_blocks=1000, max_model_len=2000, async_scheduling=False, policy="priority")
 ONE_SECOND = StepTime(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0)
@@ -361,7 +362,7 @@ class InfiniteServer:
     def __init__(
         self, env: Environment, index: int, submits: dict[str, Submit], on_end: Callable[[Request], None]
     ) -> None:
-        self.options = SimpleNamespace(name=f"s{index}", model=f"m{index}")
+        self.options = SimpleNamespace(name=f"s{index}", model=f"m{index}", client_overhead_s=0.0)
         self.state = State.UP
         self.num_requests_waiting = 0
         self.kv_cache_usage = 0.0
@@ -376,6 +377,7 @@ class InfiniteServer:
 
     def submit(self, request: Request) -> None:
         self._num_submitted += 1
+        request.server_name = self.options.name
         self._env.process(self._serve(request))
 
     def abort(self, request: Request) -> None:
@@ -396,25 +398,52 @@ class InfiniteServer:
 
 @dataclass
 class Recording:
-    """An executor that keeps the arrays of what it saw."""
+    """Planner and executor that keep the arrays of all that they saw."""
 
     inner: RandomChoice
     arrays: list[np.ndarray] = field(default_factory=list)
+    planner: EveryPlan = field(default_factory=EveryPlan)
+
+    def plan(self, observation: Observation) -> tuple[str, str]:
+        self._keep(observation)
+        return self.planner.plan(observation)
 
     def choose(self, observation: Observation) -> tuple[int, str]:
-        head = [observation.t, observation.budget_s, observation.remaining_s, observation.prompt_tokens]
-        self.arrays.append(np.concatenate([head, observation.server_features.ravel()]))
+        self._keep(observation)
         return self.inner.choose(observation)
 
+    def _keep(self, observation: Observation) -> None:
+        role = -1 if observation.role is None else ROLE_NAMES.index(observation.role)
+        head = [observation.t, observation.budget_s, observation.remaining_s, observation.prompt_tokens, role]
+        assert observation.latency_map is not None
+        seen = (head, observation.query_embedding, observation.server_features, observation.latency_map)
+        self.arrays.append(np.concatenate([np.ravel(part) for part in seen]))
 
-ARRIVALS = random_arrivals(random.Random(5), 200, 0.25)
+
+class LinearLatency:
+    """A latency model whose every input shows in what it says."""
+
+    def latency_map(
+        self, prompt_tokens: int, running: Sequence[int], waiting: Sequence[int], embedding: np.ndarray | None
+    ) -> np.ndarray:
+        assert embedding is not None
+        load = np.array(running) + 100.0 * np.array(waiting)
+        return np.outer(load, [1.0, 2.0, 3.0]) + prompt_tokens + float(embedding.sum())
+
+
+EMBEDDINGS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+ARRIVALS = [
+    replace(arrived, query=replace(arrived.query, embedding=number % len(EMBEDDINGS)))
+    for number, arrived in enumerate(random_arrivals(random.Random(5), 200, 0.25))
+]
+SEES = {"embeddings": EMBEDDINGS, "latency": LinearLatency()}
 OPTIONS = ControllerOptions(cancel_hopeless=True, max_attempts=2)
 INFOS = [ServerInfo(f"s{index}", f"m{index}", 8) for index in range(3)]
 
 
 def under_simpy(executor: Recording) -> list[Event | Command]:
     env = Environment()
-    driver = WorkflowDriver(env, Controller(INFOS, EveryPlan(), executor, OPTIONS), FixedOutcomes(7))
+    driver = WorkflowDriver(env, Controller(INFOS, executor, executor, OPTIONS, **SEES), FixedOutcomes(7))
     servers = [InfiniteServer(env, index, driver.submits, driver.on_end) for index in range(3)]
     driver.run(servers, ARRIVALS)  # type: ignore[arg-type]
     return driver.log
@@ -448,7 +477,7 @@ def under_asyncio(executor: Recording) -> list[Event | Command]:
         loop = runner.get_loop()
         assert isinstance(loop, VirtualTimeLoop)
         driver = live.WorkflowDriver(
-            Controller(INFOS, EveryPlan(), executor, OPTIONS),
+            Controller(INFOS, executor, executor, OPTIONS, **SEES),
             [TimedServer() for _ in INFOS],
             lambda event, commands: log.extend([event, *commands]),
             defer=loop.call_at_end_of_instant,
@@ -462,12 +491,12 @@ def test_simpy_and_asyncio_take_the_same_decisions_on_the_same_observations() ->
     and once more from the log alone, and by a trainer who iterates."""
     by_simpy, by_asyncio, by_replay, by_trainer = (Recording(RandomChoice(3)) for _ in range(4))
     log = under_simpy(by_simpy)
-    control = Controller(INFOS, EveryPlan(), by_simpy, OPTIONS)
+    control = Controller(INFOS, by_simpy, by_simpy, OPTIONS, **SEES)
 
     assert under_asyncio(by_asyncio) == log
-    assert replay(log_lines(control, log), EveryPlan(), by_replay).difference is None
+    assert replay(log_lines(control, log), by_replay, by_replay, **SEES).difference is None
     trained(by_trainer)
-    assert len(by_simpy.arrays) == sum(isinstance(item, Submit) for item in log)
+    assert len(by_simpy.arrays) == 200 + sum(isinstance(item, Submit) for item in log)
     for other in (by_asyncio, by_replay, by_trainer):
         assert_array_equal(np.array(by_simpy.arrays), np.array(other.arrays))
     times = [item.t for item in log if isinstance(item, CallFinished | CallFailed | Arrived | Woken)]
@@ -478,13 +507,12 @@ def test_simpy_and_asyncio_take_the_same_decisions_on_the_same_observations() ->
 def trained(executor: Recording) -> None:
     """As a trainer runs it: decisions are yielded, not asked for."""
     env = Environment()
-    driver = WorkflowDriver(env, Controller(INFOS, FixedPlan(), RandomChoice(0), OPTIONS), FixedOutcomes(7))
+    driver = WorkflowDriver(env, Controller(INFOS, FixedPlan(), RandomChoice(0), OPTIONS, **SEES), FixedOutcomes(7))
     servers = [InfiniteServer(env, index, driver.submits, driver.on_end) for index in range(3)]
-    planner = EveryPlan()
     decisions = driver.decisions(servers, ARRIVALS)  # type: ignore[arg-type]
     observation = next(decisions, None)
     while observation is not None:
-        answer = planner.plan(observation) if observation.node is None else executor.choose(observation)
+        answer = executor.plan(observation) if observation.node is None else executor.choose(observation)
         try:
             observation = decisions.send(answer)
         except StopIteration:
