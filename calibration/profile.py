@@ -30,7 +30,7 @@ from inframind.live import (
 )
 from inframind.traces import ConfigError
 
-from .profile_log import COMPLETE, STOPPED, ProfileLog, Stay
+from .profile_log import COMPLETE, STOPPED, ProfileLog, Stay, check_folder
 from .profile_plan import WARM_UP, Ask, Condition, Ended, Limits, Sweep
 from .profile_server_file import Option, Stated, scheduler_options, server_file, server_name
 
@@ -138,6 +138,7 @@ async def _record(
     resume: bool = False,
     on_progress: Callable[[float, str], None] = lambda elapsed_s, condition: None,
 ) -> ProfileReport:
+    check_folder(folder, resume=resume)
     async with Client(options.url, api_key=api_key, timeout_s=options.timeout_s) as client:
         facts = await read_facts(client, options.model)
         described = await _described(client, facts, options)

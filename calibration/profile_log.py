@@ -81,7 +81,8 @@ class ProfileLog:
         self.facts: dict[str, Any] = _facts_of(folder) if begun is None else begun
         try:
             if begun is not None:
-                _make_folder(folder)
+                check_folder(folder, resume=False)
+                folder.mkdir(parents=True, exist_ok=True)
                 # Before the logs: whatever happens next, there is a profile to go on with.
                 self.write_facts(begun)
             self._requests, self._conditions, self._samples = (
@@ -244,12 +245,20 @@ def _times(line: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: line[name] if finished else None for name in ("ttft_s", "e2e_s")}
 
 
-def _make_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Whether a profile can begin there, or go on.
+
+    Raises
+    ------
+    ConfigError
+        If not.
+    """
+    if resume:
+        _facts_of(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         has_profile = (folder / SERVER_FACTS).is_file()
         hint = "--resume goes on with the profile in it" if has_profile else "name another folder"
         raise ConfigError(folder, [f"is there already: {hint}"])
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _facts_of(folder: Path) -> dict[str, Any]:

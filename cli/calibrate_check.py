@@ -37,7 +37,9 @@ def add_parser(commands: "Commands") -> None:
     """Declare ``calibrate check``."""
     parser = commands.add_parser("check", help="compare predicted with observed, on logs that the fit has not seen")
     parser.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="request log with ttft_s and e2e_s")
-    parser.add_argument("--server", required=True, type=Path, metavar="FITTED.toml", help="the server file to check")
+    parser.add_argument(
+        "--server", required=True, type=Path, metavar="FITTED.toml", help="the server file to check, or POOL/SERVER"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help=f"for {REPORT} and {DOCUMENT}")
     parser.add_argument(
         "--repeat",

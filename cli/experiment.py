@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from inframind.sim import PoolSection, load_pool
-from inframind.traces import Budgets, ConfigError, Section, Workload, load_toml
+from inframind.traces import Budgets, ConfigError, NotEmpty, Section, Workload, load_toml
 
 Scheduler = Literal["fcfs", "edf"]
 
@@ -20,10 +20,10 @@ class Experiment(Section):
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
     seed: int = 0
     """Of everything random."""
-    schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] = ("fcfs", "edf")
+    schedulers: Annotated[tuple[Scheduler, ...], NotEmpty] = ("fcfs", "edf")
     """``fcfs``: first come, first served. ``edf``: vLLM's priority policy, with each call's deadline in ms as its
     priority."""
-    loads: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    loads: Annotated[tuple[Annotated[float, Field(gt=0)], ...], NotEmpty] = (1.0,)
     """The workload's request rate times each of these."""
     sample_s: Annotated[float, Field(ge=1e-3)] = 1.0
     """How often queue depth and KV usage are noted."""

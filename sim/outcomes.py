@@ -22,7 +22,7 @@ from scipy.special import expit, ndtr, ndtri
 
 from inframind.traces import ConfigError, Section, load_json
 from inframind.traces.mistakes import did_you_mean
-from inframind.workflows import DECIDER, build_workflow
+from inframind.workflows import DECIDER, TOPOLOGIES, build_workflow
 
 Array: TypeAlias = NDArray[np.float64]
 Keys: TypeAlias = NDArray[np.uint64]
@@ -33,7 +33,7 @@ MAX_TOKENS = 2048
 """Cap of an output in the InfraMind authors' set-up."""
 
 REVIEWERS = frozenset({"Inspector", "TestAnalyst", "BugFixer", "Critic", "Reflector"})
-"""Roles that check what they read; so does every agent in the later round of Reflection."""
+"""Roles that check what they read; so does every agent of a topology that says so (Reflection)."""
 
 _SLOTS = 8
 """Drawn at once; more than most workflows have."""
@@ -379,7 +379,7 @@ class OutcomeModel:
             if (call := by_slot.get(node.slot)) is None:
                 continue
             read = [answers[slot] for slot in node.predecessors if slot in answers]
-            is_review = bool(read) and (call.role in REVIEWERS or topology == "Reflection")
+            is_review = bool(read) and (call.role in REVIEWERS or TOPOLOGIES[topology].is_review)
             if (answer := self._settle(domain, question, call, read, is_review, seed)) is not None:
                 answers[node.slot] = answer
         return answers.get(workflow.nodes[-1].slot) == _RIGHT

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from inframind.traces import ConfigError, Section, load_toml
+from inframind.traces import ConfigError, NotEmpty, Section, load_toml
+from inframind.traces.mistakes import did_you_mean
 
 from .server import ServerOptions
 from .step_time import StepTime
@@ -196,7 +197,7 @@ class ServerSection(Section):
     step_time: StepTimeSection
     """How fast it is."""
     client: ClientSection = ClientSection()
-    """What its clients see beyond the engine's own times; `inframind sim replay` and `calibrate` count it."""
+    """What its clients see beyond the engine's own times: workflows, `inframind sim replay`, and `calibrate`."""
     live: LiveSection | None = None
     """The real one; `inframind live` reads it."""
 
@@ -213,6 +214,7 @@ class ServerSection(Section):
             scheduler=SchedulerOptions(**scheduler),
             step_time=StepTime(**self.step_time.model_dump(exclude={"std_error", "fitted_on"})),
             max_num_queued_reqs=self.max_num_queued_reqs,
+            client_overhead_s=self.client.overhead_s,
         )
 
 
@@ -262,7 +264,7 @@ class ServerToFit(Section):
 class PoolSection(Section):
     """A pool file: ``[[servers]]``."""
 
-    servers: Annotated[tuple[ServerSection, ...], Field(min_length=1)]
+    servers: Annotated[tuple[ServerSection, ...], NotEmpty]
     """The servers, in the order in which ties between them are broken."""
 
     @model_validator(mode="after")
@@ -280,15 +282,37 @@ SHIPPED_POOLS = tuple(sorted(file.name[:-5] for file in _POOLS.iterdir() if file
 """Pools that come with the package, by name."""
 
 
-def load_server(path: str | Path) -> ServerSection:
-    """A server file.
+def load_server(name: str | Path) -> ServerSection:
+    """A server file, or a server of a shipped pool as ``POOL/SERVER``.
 
     Raises
     ------
     ConfigError
-        With all its mistakes.
+        With all the file's mistakes; there is no such file, pool or server.
     """
-    return load_toml(path, ServerSection)
+    pool, slash, server_name = str(name).partition("/")
+    if not (slash and pool in SHIPPED_POOLS):
+        if slash and not Path(name).exists() and Path(name).suffix != ".toml":
+            hint = did_you_mean(pool, SHIPPED_POOLS) or f"; shipped pools: {', '.join(SHIPPED_POOLS)}"
+            raise ConfigError(name, [f"no such file, and no shipped pool {pool!r}{hint}"])
+        return _load_fitted(name)
+    servers = {server.name: server for server in load_pool(pool, Path()).servers}
+    if server_name not in servers:
+        hint = did_you_mean(server_name, servers) or f"; it has {', '.join(servers)}"
+        raise ConfigError(name, [f"pool {pool} has no server {server_name!r}{hint}"])
+    return servers[server_name]
+
+
+def _load_fitted(path: str | Path) -> ServerSection:
+    try:
+        return load_toml(path, ServerSection)
+    except ConfigError as error:
+        missing = "step_time: missing"
+        problems = [
+            f"{missing}; `inframind calibrate fit` finds it" if problem == missing else problem
+            for problem in error.problems
+        ]
+        raise ConfigError(path, problems) from None
 
 
 def load_server_to_fit(path: str | Path) -> ServerToFit:

@@ -8,7 +8,7 @@ from .run_folder import Run, begin_run, finish_run, read_run, versions, write_ru
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
 from .summary import SUMMARY, by_tier, summarise
-from .typed_files import Section, load_json, load_toml
+from .typed_files import NotEmpty, Section, load_json, load_toml
 from .whole_folder import whole_folder
 from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
 
@@ -33,6 +33,7 @@ __all__ = [
     "LogNormal",
     "Microburst",
     "Mistakes",
+    "NotEmpty",
     "Poisson",
     "Run",
     "Section",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from .lengths import Length
-from .typed_files import Section
+from .typed_files import NotEmpty, Section
 
 Floats = NDArray[np.float64]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -147,7 +147,7 @@ class Clients(Section):
     kind: Literal["clients"] = "clients"
     rate_per_min: PositiveFloat
     """Mean arrivals in a minute, of all clients together."""
-    clients: Annotated[tuple[Client, ...], Field(min_length=1)]
+    clients: Annotated[tuple[Client, ...], NotEmpty]
     """Who sends."""
 
     def times(self, rng: np.random.Generator, *, num: int | None = None, duration_s: float | None = None) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from .typed_files import Section
+from .typed_files import NotEmpty, Section
 
 Tokens = NDArray[np.int64]
 
@@ -94,7 +94,7 @@ class Empirical(Section):
     """Lengths drawn from a list of observed ones."""
 
     kind: Literal["empirical"] = "empirical"
-    values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    values: Annotated[tuple[PositiveInt, ...], NotEmpty]
     """The lengths."""
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     """How often each occurs, in any unit; all equally often by default."""

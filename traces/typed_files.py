@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from .mistakes import ConfigError, did_you_mean
 
@@ -30,6 +30,16 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("must have at least one entry")
+    return values
+
+
+NotEmpty = AfterValidator(_not_empty)
+"""Of a tuple. A rule of its own: pydantic's ``min_length`` counts only those entries that are no mistakes."""
 
 
 def load_toml(path: str | Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from .arrivals import Arrivals, Clients
 from .lengths import Length, PositiveInt, Tokens, check_weights, weighted_choice
 from .readers import Format, read_requests
-from .typed_files import Section
+from .typed_files import NotEmpty, Section
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -79,7 +79,7 @@ class Budgets(Section):
     The default tiers are InfraMind's.
     """
 
-    tiers_s: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (10.0, 50.0, 200.0, 600.0, 1800.0)
+    tiers_s: Annotated[tuple[PositiveFloat, ...], NotEmpty] = (10.0, 50.0, 200.0, 600.0, 1800.0)
     """The budgets, in seconds."""
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     """How often each tier occurs, in any unit; all equally often by default."""

@@ -49,6 +49,8 @@ class Topology:
     """What it tells every agent in the first round."""
     revision: str = ""
     """What it tells them in later rounds."""
+    is_review: bool = False
+    """Whether those who read others check what they read, whatever their role."""
 
 
 TOPOLOGIES = {
@@ -70,6 +72,7 @@ TOPOLOGIES = {
             rounds=2,
             across=_itself,
             revision="Above is your own answer. Look for mistakes in it, then give it anew.",
+            is_review=True,
         ),
     )
 }

@@ -107,6 +107,24 @@ def test_a_mistake_is_told_and_nothing_is_written(
     assert not (folder / "out").exists()
 
 
+def test_a_server_of_a_shipped_pool_can_be_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["calibrate", "check", str(folder / "log.csv"), "--server", "h100/llama-8b", "-o", str(folder / "out")])
+        == 0
+    )
+    assert "llama-8b" in capsys.readouterr().out
+
+
+def test_a_server_without_step_times_says_where_they_come_from(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "unfitted.toml").write_text('name = "s"\nmodel = "m"\n[scheduler]\nnum_blocks = 9\nmax_model_len = 99\n')
+
+    arguments = ["calibrate", "check", str(folder / "log.csv"), "--server", str(folder / "unfitted.toml")]
+    assert main([*arguments, "-o", str(folder / "out")]) == 2
+    assert "step_time: missing; `inframind calibrate fit` finds it" in capsys.readouterr().err
+
+
 def test_a_target_that_is_a_file_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(folder, "log.csv", out="log.csv") == 2
 

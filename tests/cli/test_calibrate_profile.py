@@ -117,6 +117,17 @@ def test_a_dead_server_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureF
         assert profile(server, tmp_path / "log", "--resume") == 0
 
 
+@pytest.mark.parametrize(("words", "says"), [([], "is there already"), (["--resume"], "has no profile to resume")])
+def test_the_folder_is_looked_at_before_the_server(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing listens at port 9."""
+    (tmp_path / "log").write_text("a file")
+
+    assert main(["calibrate", "profile", "http://127.0.0.1:9", "-o", str(tmp_path / "log"), *words]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FakeVllm() as server:
         assert profile(server, tmp_path / "log", "--resume") == 2

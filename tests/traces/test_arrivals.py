@@ -159,7 +159,7 @@ def test_a_client_that_joins_leaves_the_arrivals_of_the_others() -> None:
     [
         (lambda: Poisson(rate_per_min=0), "greater than 0"),
         (lambda: Microburst(rate_per_min=1, burst_s=20), r"burst_s \(20\) must be less than period_s \(20\)"),
-        (lambda: Clients(rate_per_min=1, clients=()), "at least 1 item"),
+        (lambda: Clients(rate_per_min=1, clients=()), "at least one entry"),
     ],
 )
 def test_impossible_processes_are_refused(make: object, rule: str) -> None:

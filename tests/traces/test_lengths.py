@@ -80,7 +80,7 @@ def test_a_longer_sample_begins_with_the_shorter_one(length: Length, num: int, s
         ({"kind": "lognormal", "mean": 100, "max": 100}, r"mean \(100\) must be less than max \(100\)"),
         ({"kind": "empirical", "values": [1, 2], "weights": [1]}, "weights has 1 entries where values has 2"),
         ({"kind": "empirical", "values": [1], "weights": [0]}, "weights must not all be 0"),
-        ({"kind": "empirical", "values": []}, "at least 1 item"),
+        ({"kind": "empirical", "values": []}, "at least one entry"),
     ],
 )
 def test_impossible_distributions_are_refused(fields: dict[str, object], rule: str) -> None:
