@@ -209,3 +209,17 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, capsys: pytest
     assert main(["demo", "-o", str(tmp_path), "--set", "workload.num=50"]) == 2
     assert "report.html is there and not of an experiment" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_run_is_written_over_only_if_that_is_said(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out, more in ((tmp_path / "one", ["--set", 'schedulers=["fcfs"]']), (tmp_path / "two", [])):
+        words = ["simulate", str(experiment), "-o", str(out), *more]
+        assert main(words) == 0
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+        assert main(words) == 2
+        assert "has results already; --overwrite replaces them, or name another folder" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+        assert main([*words, "--overwrite"]) == 0
