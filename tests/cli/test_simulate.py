@@ -202,11 +202,13 @@ def test_a_folder_that_is_no_run_is_left_alone(
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "dear"
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_other_things_is_left_alone(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An experiment of several runs does not write beside a person's own files."""
     (tmp_path / "report.html").write_text("mine")
 
-    assert main(["demo", "-o", str(tmp_path), "--set", "workload.num=50"]) == 2
+    assert main(["simulate", str(experiment), "-o", str(tmp_path)]) == 2
     assert "report.html is there and not of an experiment" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == "mine"
 
