@@ -1,5 +1,6 @@
 """A planner's and an executor's network as what decides: for one observation or for many at once."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
@@ -52,6 +53,26 @@ class Decided(NamedTuple):
     calls: Made
 
 
+class Noise:
+    """What decisions are drawn with: equal seeds, equal numbers, in whatever portions they are asked for."""
+
+    BLOCK = 4096
+    """Drawn at once: for the few numbers of one decision PyTorch takes 10 us."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._left: Floats = np.empty(0, np.float32)
+
+    def gumbel(self, shape: tuple[int, ...]) -> Floats:
+        """The next numbers, standard Gumbel."""
+        num = math.prod(shape)
+        while len(self._left) < num:
+            uniform = torch.rand(self.BLOCK, generator=self._generator).clamp_(1e-9, 1 - 1e-7).numpy()
+            self._left = np.concatenate([self._left, -np.log(-np.log(uniform))])
+        numbers, self._left = self._left[:num], self._left[num:]
+        return numbers.reshape(shape)
+
+
 class Actor:
     """Decides by the networks.
 
@@ -81,14 +102,14 @@ class Actor:
         if isinstance(planner, nn.Module):
             self._plan_scores = PlannerScores(planner) if isinstance(planner, SetPlanner) else _scores_of(planner)
 
-    def decide(self, observations: Sequence[Observation], generator: torch.Generator | None = None) -> Decided:
-        """Answer each observation; without a generator by what is most probable."""
+    def decide(self, observations: Sequence[Observation], noise: Noise | None = None) -> Decided:
+        """Answer each observation; without noise by what is most probable."""
         features = self._builder.build(observations)
         answers: list[tuple[str, str] | tuple[int, str]] = [("", "")] * len(observations)
         plan_rows = [row for row, observation in enumerate(observations) if observation.node is None]
         call_rows = [row for row, observation in enumerate(observations) if observation.node is not None]
-        plans = self._plan(observations, features, plan_rows, answers, generator)
-        calls = self._choose(features, call_rows, answers, generator)
+        plans = self._plan(observations, features, plan_rows, answers, noise)
+        calls = self._choose(features, call_rows, answers, noise)
         return Decided(answers, features, plans, calls)
 
     def _choose(
@@ -96,11 +117,11 @@ class Actor:
         features: Features,
         rows: list[int],
         answers: list[tuple[str, str] | tuple[int, str]],
-        generator: torch.Generator | None,
+        noise: Noise | None,
     ) -> Made:
         if not rows:
             return _NOTHING
-        choice, log_prob = _drawn(self._call_scores(_of(features, rows)), generator)
+        choice, log_prob = _drawn(self._call_scores(_of(features, rows)), noise)
         for row, chosen in zip(rows, choice.tolist(), strict=True):
             server, strategy = divmod(chosen, len(STRATEGY_NAMES))
             answers[row] = Choice(server, STRATEGY_NAMES[strategy])
@@ -112,7 +133,7 @@ class Actor:
         features: Features,
         rows: list[int],
         answers: list[tuple[str, str] | tuple[int, str]],
-        generator: torch.Generator | None,
+        noise: Noise | None,
     ) -> Made:
         if not rows:
             return _NOTHING
@@ -123,9 +144,9 @@ class Actor:
         own = _of(features, rows)
         allowed = self._allowed(own)
         topology_scores, role_set_scores = self._plan_scores(own)
-        topology, log_prob = _drawn(np.where(allowed.any(-1), topology_scores, _NEVER), generator)
+        topology, log_prob = _drawn(np.where(allowed.any(-1), topology_scores, _NEVER), noise)
         of_topology = allowed[np.arange(len(rows)), topology]
-        role_set, role_set_log_prob = _drawn(np.where(of_topology, role_set_scores, _NEVER), generator)
+        role_set, role_set_log_prob = _drawn(np.where(of_topology, role_set_scores, _NEVER), noise)
         for row, first, second in zip(rows, topology.tolist(), role_set.tolist(), strict=True):
             answers[row] = Plan(TOPOLOGY_NAMES[first], ROLE_SETS[second])
         choice = topology * len(ROLE_SETS) + role_set
@@ -157,21 +178,14 @@ def _of(features: Features, rows: list[int]) -> Features:
     return features if len(rows) == len(features) else features.take(np.array(rows))
 
 
-def _drawn(logits: NDArray[np.float32], generator: torch.Generator | None) -> tuple[NDArray[np.int64], Floats]:
-    """From the softmax of each row, by the Gumbel trick, or without a generator its mode; and the log-probability."""
-    rows = np.arange(len(logits))
-    noisy = logits
-    if generator is not None:
-        uniform = torch.rand(logits.shape, generator=generator).numpy()
-        noisy = logits - np.log(-np.log(np.minimum(np.maximum(uniform, _LEAST), _MOST)))
-    choice = noisy.argmax(-1)
+def _drawn(logits: Floats, noise: Noise | None) -> tuple[NDArray[np.int64], Floats]:
+    """From the softmax of each row, by the Gumbel trick, or without noise its mode; and the log-probability."""
+    choice = (logits if noise is None else logits + noise.gumbel(logits.shape)).argmax(-1)
     highest = np.maximum.reduce(logits, -1)
     log_sum = np.log(np.add.reduce(np.exp(logits - highest[:, None]), -1))
-    return choice, logits[rows, choice] - highest - log_sum
+    return choice, logits[np.arange(len(logits)), choice] - highest - log_sum
 
 
-_LEAST, _MOST = np.float32(1e-9), np.float32(1 - 1e-7)
-"""Of a uniform number, so that its logarithms are finite."""
 _NEVER = np.float32(NEVER)
 
 

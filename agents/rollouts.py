@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from inframind.sim import PoolSection, ServerOptions
@@ -27,7 +26,7 @@ from inframind.workflows import (
     Query,
 )
 
-from .acting import Actor, Decided, Made
+from .acting import Actor, Decided, Made, Noise
 from .evaluation_file import SCHEDULERS
 from .features import Features
 from .training_file import Training
@@ -214,17 +213,16 @@ class TrainingWorld:
 
         Without a seed decisions are the most probable ones; else they are drawn.
         """
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
         with no_garbage_collection():
-            return self._collect(actor, conditions, generator)
+            return self._collect(actor, conditions, None if seed is None else Noise(seed))
 
-    def _collect(self, actor: Actor, conditions: Sequence[Conditions], generator: torch.Generator | None) -> Batch:
+    def _collect(self, actor: Actor, conditions: Sequence[Conditions], noise: Noise | None) -> Batch:
         simulations = [_Simulation(self.training, self, each) for each in conditions]
         recorder = _Recorder(simulations, self)
         running = [(index, simulation) for index, simulation in enumerate(simulations)]
         while running:
             observations = [each.waits_for for _, each in running if each.waits_for is not None]
-            decided = actor.decide(observations, generator)
+            decided = actor.decide(observations, noise)
             recorder.add([index for index, _ in running], observations, decided)
             for (_, simulation), answer in zip(running, decided.answers, strict=True):
                 simulation.go_on(answer)
