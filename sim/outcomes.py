@@ -288,6 +288,8 @@ class OutcomeModel:
         reasons = np.isin(self.models, parameters.reasoning.models)[:, None]
         self._read_if_cut = np.where(reasons, parameters.read_if_cut.reasoning, parameters.read_if_cut.plain)
         self._draws: Callable[[str, int, int], Draws] = lru_cache(cache_size)(self._draw)
+        # Quality and tokens are asked for one after the other.
+        self._expected: Callable[[str, int, int], tuple[Array, Array]] = lru_cache(1)(self._expect)
 
     @classmethod
     def from_file(cls, path: str | Path, questions: str | Path = QUESTIONS) -> OutcomeModel:
@@ -474,21 +476,20 @@ class OutcomeModel:
 
         return max({*read, own}, key=worth)
 
-    def _expected(self, domain: str, question: int, max_tokens: int) -> tuple[Array, Array]:
+    def _expect(self, domain: str, question: int, max_tokens: int) -> tuple[Array, Array]:
         row = self.bank.row(domain, question)
         source, spread = self._sources[self.bank.source[row]], self._parameters.domains[domain].estimate_sd
-        quality, mean_tokens = np.zeros((2, len(self.models), len(self.strategies)))
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-            difficulty = self.bank.estimate[row] + spread * node
-            chance = source.chance(difficulty)
-            if_right = source.mean_log_tokens(difficulty, 0.0)
-            cut, right_tokens = _capped(if_right, source.sd_of_unknown, max_tokens)
-            wrong_tokens = _capped(if_right + source.if_wrong, source.sd_of_unknown, max_tokens)[1]
-            loops = source.loops_if_wrong
-            wrong_tokens = loops * max_tokens + (1 - loops) * wrong_tokens
-            quality += weight * chance * (1 - cut * (1 - self._read_if_cut))
-            mean_tokens += weight * (chance * right_tokens + (1 - chance) * wrong_tokens)
-        return quality, mean_tokens
+        difficulty = (self.bank.estimate[row] + spread * _NODES)[:, None, None]
+        chance = source.chance(difficulty)
+        if_right = source.mean_log_tokens(difficulty, 0.0)
+        cut, right_tokens = _capped(if_right, source.sd_of_unknown, max_tokens)
+        wrong_tokens = _capped(if_right + source.if_wrong, source.sd_of_unknown, max_tokens)[1]
+        loops = source.loops_if_wrong
+        wrong_tokens = loops * max_tokens + (1 - loops) * wrong_tokens
+        weight = _WEIGHTS[:, None, None]
+        quality = weight * chance * (1 - cut * (1 - self._read_if_cut))
+        mean_tokens = weight * (chance * right_tokens + (1 - chance) * wrong_tokens)
+        return quality.sum(0), mean_tokens.sum(0)
 
 
 class _SourceTable:
@@ -536,11 +537,11 @@ class _SourceTable:
             self.loops_if_wrong,
         )
 
-    def chance(self, difficulty: float) -> Array:
+    def chance(self, difficulty: float | Array) -> Array:
         """Probability of a right answer if nothing cuts it."""
         return np.asarray(self._guess + (1 - self._guess) * expit(self._ability - difficulty))
 
-    def mean_log_tokens(self, difficulty: float, wordiness: float) -> Array:
+    def mean_log_tokens(self, difficulty: float | Array, wordiness: float) -> Array:
         """Of a right answer."""
         mean: Array = self._log_tokens + self._per_logit * difficulty + self._follows_question * wordiness
         return mean
