@@ -6,11 +6,11 @@ multiplier can only grow, and the policy ends with the cheapest of all actions.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inframind.traces import Section
 
@@ -25,7 +25,7 @@ class ConstraintOptions(Section):
     """``violation``: share of workflows that are late or fail. ``mean-ratio``: mean of C / beta, the InfraMind authors'
     code. ``ratio-of-means``: mean C over mean beta (theory, 7.4)."""
     limit: NotNegative = 0.05
-    """What the cost may be on average; 1 for the two ratios."""
+    """What the cost may be on average; where a file does not say, 0.05 of ``violation`` and 1 of the two ratios."""
     per_tier: bool = True
     """One multiplier for each tier. Off: one for all, and slack tiers pay for tight ones."""
     form: Literal["projected", "softplus"] = "projected"
@@ -46,6 +46,13 @@ class ConstraintOptions(Section):
     """Of a multiplier. A right answer is worth 1: beyond 1, late and right is worse than wrong and in time."""
     max_gap: NotNegative = 1.0
     """A gap counts up to this: C / beta has heavy tails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_limit_of_cost(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("cost") in ("mean-ratio", "ratio-of-means"):
+            return {"limit": 1.0} | given
+        return given
 
 
 class Multipliers:
@@ -117,7 +124,13 @@ class Multipliers:
         self._sum, self._cost, self._extra = (np.array(state[key], dtype=float) for key in ("sum", "cost", "extra"))
 
 
-def cost_of(options: ConstraintOptions, latency_s: Array, budget_s: Array, on_time: NDArray[np.bool_]) -> Array:
+def cost_of(
+    options: ConstraintOptions,
+    latency_s: Array,
+    budget_s: Array,
+    on_time: NDArray[np.bool_],
+    tier: NDArray[np.int64],
+) -> Array:
     """What each workflow costs.
 
     Parameters
@@ -127,8 +140,9 @@ def cost_of(options: ConstraintOptions, latency_s: Array, budget_s: Array, on_ti
     """
     if options.cost == "violation":
         return (~on_time).astype(float)
-    ratio = latency_s / budget_s
-    if options.cost == "ratio-of-means":
-        # Weighted so that its mean is mean C over mean beta.
-        return np.asarray(latency_s / budget_s.mean())
-    return np.asarray(ratio)
+    if options.cost == "mean-ratio":
+        return np.asarray(latency_s / budget_s)
+    # So that the mean over those that share a multiplier is mean C over mean beta.
+    group = tier if options.per_tier else np.zeros_like(tier)
+    mean_s = np.bincount(group, budget_s) / np.maximum(np.bincount(group), 1)
+    return np.asarray(latency_s / mean_s[group])

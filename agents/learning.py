@@ -1,5 +1,6 @@
 """One update of planner, executor, critic and multipliers from one batch of experience."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from .features import CONTEXT_SIZE
 from .losses import (
     advantages,
     approx_kl,
+    critic_loss,
     explained_variance,
     lagrangian,
     log_probability,
@@ -23,13 +25,10 @@ from .losses import (
     reinforce_loss,
     standardised,
 )
-from .networks import critic_network, executor_network, planner_network
+from .networks import FlatExecutor, critic_network, executor_network, planner_network
 from .rollouts import Batch
 from .tensors import FeatureTensors
 from .training_file import Learner, Training
-
-LEAST_RATE = 0.1
-"""Share of the learning rate at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,8 @@ class _Rows:
     allowed: Tensor
     """Planner only."""
     advantage: Tensor
+    returns: Tensor | None
+    """For the value, where it is the executor's network that has one."""
 
 
 class Agents:
@@ -60,7 +61,10 @@ class Agents:
         if not training.planner.fixed:
             self.planner = planner_network(training.planner.network, embedding_size)
         self.executor = executor_network(training.executor.network, embedding_size, num_servers)
-        self.critic = critic_network(training.critic.network, embedding_size, num_servers)
+        self.critic = None
+        """Of its own; where ``critic.shared``, the executor's network has the value."""
+        if not training.critic.shared:
+            self.critic = critic_network(training.critic.network, embedding_size, num_servers)
         self.congestion = CongestionNetwork(CONTEXT_SIZE) if training.congestion.weight else None
         self.multipliers = Multipliers(training.constraint, len(training.budgets.tiers_s))
         rates = {
@@ -94,7 +98,11 @@ class Agents:
         return {name: network for name, network in networks.items() if network is not None}
 
     def update(self, batch: Batch, progress: float, rng: np.random.Generator) -> dict[str, float]:
-        """Learn from one batch; multipliers move before the policies.
+        """Learn from one batch.
+
+        Multipliers move before the policies: what is late is learnt from at the price that it has led to. But where the
+        price is part of the reward, that is earned at the price under which the batch was played, and the multipliers
+        move at the end (theory, 8.5).
 
         Parameters
         ----------
@@ -110,8 +118,9 @@ class Agents:
         training = self.training
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = self._rates[name] * (1 - (1 - LEAST_RATE) * progress)
-        prices = self._update_multipliers(batch)
+                group["lr"] = self._rates[name] * (1 - (1 - training.batch.last_rate) * progress)
+        is_folded = training.reward.combine == "rewards"
+        prices = self.multipliers.values if is_folded else self._update_multipliers(batch)
         reward, cost = self._reward_and_cost(batch)
         figures: dict[str, float] = {}
         if self.congestion is not None:
@@ -121,31 +130,25 @@ class Agents:
         if not training.critic.knows_outcomes:
             luck = torch.zeros_like(luck)
 
-        is_folded = training.reward.combine == "rewards"
         folded = reward - multiplier * cost
         targets = torch.stack([folded, cost] if is_folded else [reward, cost], -1)
-        with torch.no_grad():
-            values = torch.cat(
-                [
-                    self.critic(features.rows(rows), luck[rows])
-                    for rows in torch.tensor_split(torch.arange(len(luck)), 1 + len(luck) // 8192)
-                ]
-            )
-        figures["explained_variance/reward"] = explained_variance(values[:, 0], targets[:, 0])
-        figures["explained_variance/cost"] = explained_variance(values[:, 1], targets[:, 1])
-
         next_row, is_plan = torch.from_numpy(batch.next_row), torch.from_numpy(batch.is_plan)
+        values = self._values(features, luck)
+        valued = ~is_plan if training.critic.shared else slice(None)
+        for column, name in enumerate(("reward", "cost")[: values.shape[1]]):
+            figures[f"explained_variance/{name}"] = explained_variance(values[valued, column], targets[valued, column])
+
         for name, learner in (("planner", training.planner.learner), ("executor", training.executor.learner)):
             network = self.networks.get(name)
             rows = torch.nonzero(is_plan if name == "planner" else ~is_plan).squeeze(-1)
             if network is None or not len(rows):
                 continue
             if learner.baseline == "critic":
-                gains = [
-                    advantages(values[:, column], targets[:, column], next_row, learner.trace)[rows]
-                    for column in (0, 1)
-                ]
-                gain = gains[0] if is_folded else lagrangian(gains[0], gains[1], multiplier[rows])
+                gain = advantages(values[:, 0], targets[:, 0], next_row, learner.trace)
+                if not is_folded:
+                    of_cost = advantages(values[:, 1], targets[:, 1], next_row, learner.trace)
+                    gain = lagrangian(gain, of_cost, multiplier)
+                gain = gain[rows]
             else:
                 gain = folded[rows] - self._baseline(name, learner, folded[rows])
             if learner.standardise:
@@ -156,18 +159,22 @@ class Agents:
                 torch.from_numpy(batch.log_prob)[rows],
                 torch.from_numpy(batch.allowed),
                 gain,
+                folded[rows] if training.critic.shared and name == "executor" else None,
             )
             evaluate = _evaluate_plan if name == "planner" else _evaluate_call
             figures |= self._improve(name, network, learner, own, evaluate, progress, rng)
         for name, policy in self.policies.items():
             policy.update_parameters(self.networks[name])
-        figures["loss/critic"] = self._fit_critic(features, luck, targets, rng)
-        for tier, price in zip(training.budgets.tiers_s, prices, strict=True):
+        if self.critic is not None:
+            figures["loss/critic"] = self._fit_critic(self.critic, features, luck, targets, rng)
+        if is_folded:
+            self._update_multipliers(batch)
+        for tier, price in zip(training.budgets.tiers_s, self.multipliers.values, strict=True):
             figures[f"multiplier/{tier:g}s"] = float(price)
         return figures
 
     def _update_multipliers(self, batch: Batch) -> NDArray[np.float64]:
-        cost = cost_of(self.training.constraint, batch.latency_s, batch.budget_s, batch.on_time)
+        cost = cost_of(self.training.constraint, batch.latency_s, batch.budget_s, batch.on_time, batch.tier)
         num = len(self.training.budgets.tiers_s)
         return self.multipliers.update([cost[batch.tier == tier] for tier in range(num)])
 
@@ -188,6 +195,15 @@ class Agents:
             own = batch.call_s / np.maximum(time_s, 1.0)
             cost = np.where(batch.is_plan | np.isnan(own), cost, own)
         return torch.from_numpy(earned[batch.workflow]).float(), torch.from_numpy(cost).float()
+
+    def _values(self, features: FeatureTensors, luck: Tensor) -> Tensor:
+        """Before the update: ``[N, 2]`` of reward and cost; ``[N, 1]`` where the executor's network has the value."""
+        parts = torch.tensor_split(torch.arange(len(luck)), 1 + len(luck) // 8192)
+        with torch.no_grad():
+            if self.critic is not None:
+                return torch.cat([self.critic(features.rows(rows), luck[rows]) for rows in parts])
+            assert isinstance(self.executor, FlatExecutor)
+            return torch.cat([self.executor.with_value(features.rows(rows))[1] for rows in parts])[:, None]
 
     def _charged(self, batch: Batch, reward: Tensor, figures: dict[str, float]) -> Tensor:
         """What each decision and those after it take from other workflows; see `inframind.agents.congestion`."""
@@ -218,62 +234,75 @@ class Agents:
         progress: float,
         rng: np.random.Generator,
     ) -> dict[str, float]:
-        entropy_weight = learner.entropy + (learner.last_entropy - learner.entropy) * progress
+        entropy_weight = learner.entropy_at(progress)
         optimiser = self.optimisers[name]
-        losses, entropies, kl = [], [], 0.0
+        losses, value_losses, entropies, kl = [], [], [], 0.0
         is_ppo = learner.algorithm == "ppo"
+        num = len(rows.choice) / learner.minibatch
+        # Theory, 8.4: ceil(N / B). PPO's passes are cut as near to the size as equal parts come.
+        parts = max(1, round(num)) if is_ppo else math.ceil(num)
         for _ in range(learner.passes if is_ppo else 1):
             kls = []
-            for some in _minibatches(len(rows.choice), learner.minibatch, rng):
-                log_prob, entropy = evaluate(network, rows, some)
+            for some in _minibatches(len(rows.choice), parts, rng):
+                log_prob, entropy, value_loss = evaluate(network, rows, some)
                 if is_ppo:
                     loss = ppo_loss(log_prob, rows.log_prob[some], rows.advantage[some], learner.clip)
                 else:
                     loss = reinforce_loss(log_prob, rows.advantage[some])
                 kls.append(approx_kl(log_prob, rows.log_prob[some]))
                 optimiser.zero_grad()
-                (loss - entropy_weight * entropy.mean()).backward()  # type: ignore[no-untyped-call]
+                total = loss - entropy_weight * entropy.mean() + self.training.critic.value_weight * value_loss
+                total.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), learner.max_grad_norm)
                 optimiser.step()
                 losses.append(float(loss.detach()))
+                value_losses.append(float(value_loss.detach()))
                 entropies.append(float(entropy.detach().mean()))
             kl = float(np.mean(kls))
             if is_ppo and kl > learner.max_kl:
                 break
-        return {
+        figures = {
             f"loss/{name}": float(np.mean(losses)),
             f"entropy/{name}": float(np.mean(entropies)),
             f"kl/{name}": kl,
         }
+        return figures if rows.returns is None else figures | {"loss/critic": float(np.mean(value_losses))}
 
-    def _fit_critic(self, features: FeatureTensors, luck: Tensor, targets: Tensor, rng: np.random.Generator) -> float:
+    def _fit_critic(
+        self, critic: nn.Module, features: FeatureTensors, luck: Tensor, targets: Tensor, rng: np.random.Generator
+    ) -> float:
         options = self.training.critic
         losses = []
         for _ in range(options.passes):
-            for some in _minibatches(len(targets), options.minibatch, rng):
-                loss = (self.critic(features.rows(some), luck[some]) - targets[some]).pow(2).mean()
+            for some in _minibatches(len(targets), max(1, round(len(targets) / options.minibatch)), rng):
+                loss = critic_loss(critic(features.rows(some), luck[some]), targets[some])
                 self.optimisers["critic"].zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
                 self.optimisers["critic"].step()
                 losses.append(float(loss.detach()))
         return float(np.mean(losses))
 
 
-_Evaluate = Callable[[nn.Module, _Rows, Tensor], tuple[Tensor, Tensor]]
-"""Log-probability of what was chosen, and entropy."""
+_Evaluate = Callable[[nn.Module, _Rows, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Log-probability of what was chosen, entropy, and the loss of a value on the same network, else 0."""
 
 
-def _evaluate_plan(network: nn.Module, rows: _Rows, some: Tensor) -> tuple[Tensor, Tensor]:
+def _evaluate_plan(network: nn.Module, rows: _Rows, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     topology, role_set = network(rows.features.rows(some))
-    return plan_log_probability(topology, role_set, rows.allowed[some], rows.choice[some])
+    return (*plan_log_probability(topology, role_set, rows.allowed[some], rows.choice[some]), torch.zeros(()))
 
 
-def _evaluate_call(network: nn.Module, rows: _Rows, some: Tensor) -> tuple[Tensor, Tensor]:
-    return log_probability(network(rows.features.rows(some)), rows.choice[some])
+def _evaluate_call(network: nn.Module, rows: _Rows, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    features, value_loss = rows.features.rows(some), torch.zeros(())
+    if rows.returns is None:
+        logits = network(features)
+    else:
+        assert isinstance(network, FlatExecutor)
+        logits, values = network.with_value(features)
+        value_loss = critic_loss(values, rows.returns[some])
+    return (*log_probability(logits, rows.choice[some]), value_loss)
 
 
-def _minibatches(num: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    order = torch.from_numpy(rng.permutation(num))
-    parts = max(1, round(num / size))
-    yield from order.tensor_split(parts)
+def _minibatches(num: int, parts: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    yield from torch.from_numpy(rng.permutation(num)).tensor_split(parts)

@@ -86,6 +86,11 @@ def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
     return -(log_prob * advantage).mean()
 
 
+def critic_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """``mean((V - R)^2)`` (theory, 8.3)."""
+    return (values - returns).pow(2).mean()
+
+
 def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> float:
     """How far the policy has moved: Schulman's estimate of low variance."""
     with torch.no_grad():

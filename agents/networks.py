@@ -20,7 +20,6 @@ from .features import (
     ACTION_FEATURES,
     BUDGET_SCALARS,
     CONTEXT_SIZE,
-    DOMAIN_NAMES,
     GOOD,
     RAW_METRICS,
     ROLE_SETS,
@@ -196,31 +195,27 @@ class SetCritic(nn.Module):
 
 
 class FlatState(nn.Module):
-    """``[e_q | e_role | b_rem | z_sys]`` (theory, 3.2 and 3.3) through a layer with LayerNorm: ``[B, hidden]``.
+    """A planner's state ``[e_q | beta]`` (theory, 3.1) or an executor's ``[e_q | e_role | b_rem | z_sys]`` (3.2, 3.3).
 
-    Seconds and counts go in as they are, as the theory has it: LayerNorm is what copes with their scale. ``dual``:
-    query and role on one way, budget and system on another, so that 384 numbers do not drown a few.
+    They go through a layer with LayerNorm and one more: ``[B, hidden]``. Seconds and counts go in as they are, as the
+    theory has it: LayerNorm is what copes with their scale. ``dual``: query and role on one way, budget and system on
+    another, so that 384 numbers do not drown a few.
 
     Parameters
     ----------
     num_servers
-        0: nothing of the servers.
-    budget
-        ``"total"`` (the planner's beta) or ``"remaining"``.
+        Of the pool; None for a planner, which sees nothing of the servers and has no role.
     """
 
     ROLE = 16
 
-    def __init__(
-        self, options: NetworkOptions, embedding_size: int, num_servers: int, budget: Literal["total", "remaining"]
-    ) -> None:
+    def __init__(self, options: NetworkOptions, embedding_size: int, num_servers: int | None) -> None:
         super().__init__()
         self._options = options
-        self._budget = budget
-        self._role = nn.Embedding(len(ROLE_NAMES) + 1, self.ROLE)
+        self._role = None if num_servers is None else nn.Embedding(len(ROLE_NAMES) + 1, self.ROLE)
         of_server = {"latency-map": NUM_STRATEGIES + 2, "raw-metrics": len(RAW_METRICS), "none": 0}[options.system]
-        num_query = embedding_size + self.ROLE + len(DOMAIN_NAMES)
-        num_state = num_servers * of_server + (options.budget == "seconds")
+        num_query = embedding_size + (0 if self._role is None else self.ROLE)
+        num_state = (num_servers or 0) * of_server + (options.budget == "seconds")
         self._is_dual = options.kind == "dual" and num_state > 0
         if self._is_dual:
             half = options.hidden // 2
@@ -239,13 +234,10 @@ class FlatState(nn.Module):
 
     def forward(self, features: FeatureTensors) -> Tensor:
         """The state's code."""
-        at = len(SCALARS)
-        domain = features.context[:, at : at + len(DOMAIN_NAMES)]
-        query = torch.cat([features.embedding, self._role(features.role), domain], -1)
-        state = []
-        if self._options.budget == "seconds":
-            seconds = features.budget_s if self._budget == "total" else features.remaining_s
-            state.append(seconds[:, None])
+        query, seconds = features.embedding, features.budget_s
+        if self._role is not None:
+            query, seconds = torch.cat([query, self._role(features.role)], -1), features.remaining_s
+        state = [seconds[:, None]] if self._options.budget == "seconds" else []
         waiting_at, running_at, usage_at = RAW_METRICS
         waiting, running = (torch.expm1(2 * features.servers[:, :, index]) for index in (waiting_at, running_at))
         if self._options.system == "latency-map":
@@ -261,11 +253,12 @@ class FlatState(nn.Module):
 
 
 class FlatExecutor(nn.Module):
-    """As `SetExecutor`, for ``num_servers`` servers in a fixed order."""
+    """As `SetExecutor`, for ``num_servers`` servers in a fixed order; with a value on the same state (theory, 8.3)."""
 
     def __init__(self, options: NetworkOptions, embedding_size: int, num_servers: int) -> None:
         super().__init__()
-        self._state = FlatState(options, embedding_size, num_servers, "remaining")
+        self._state = FlatState(options, embedding_size, num_servers)
+        self._value = nn.Linear(options.hidden, 1)
         self._is_factored = options.heads == "factored"
         if self._is_factored:
             self._server = nn.Linear(options.hidden, num_servers)
@@ -275,12 +268,16 @@ class FlatExecutor(nn.Module):
 
     def forward(self, features: FeatureTensors) -> Tensor:
         """Logits; that of a closed server is ``NEVER``."""
+        return self.with_value(features)[0]
+
+    def with_value(self, features: FeatureTensors) -> tuple[Tensor, Tensor]:
+        """Logits, and what is expected of the state: ``[B]``; learnt with ``critic.shared``."""
         state = self._state(features)
         if self._is_factored:
             scores = self._server(state)[:, :, None] + self._strategy(state)[:, None, :]
         else:
             scores = self._joint(state).unflatten(1, (-1, NUM_STRATEGIES))
-        return _of_open(scores, features.is_open)
+        return _of_open(scores, features.is_open), self._value(state).squeeze(-1)
 
 
 class FlatPlanner(nn.Module):
@@ -288,7 +285,7 @@ class FlatPlanner(nn.Module):
 
     def __init__(self, options: NetworkOptions, embedding_size: int) -> None:
         super().__init__()
-        self._state = FlatState(options, embedding_size, 0, "total")
+        self._state = FlatState(options, embedding_size, None)
         self._topology = nn.Linear(options.hidden, NUM_TOPOLOGIES)
         self._role_set = nn.Linear(options.hidden, NUM_ROLE_SETS)
 
@@ -303,7 +300,7 @@ class FlatCritic(nn.Module):
 
     def __init__(self, options: NetworkOptions, embedding_size: int, num_servers: int) -> None:
         super().__init__()
-        self._state = FlatState(options, embedding_size, num_servers, "remaining")
+        self._state = FlatState(options, embedding_size, num_servers)
         self._values = nn.Linear(options.hidden, 2)
 
     def forward(self, features: FeatureTensors, luck: Tensor) -> Tensor:

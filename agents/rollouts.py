@@ -22,6 +22,7 @@ from inframind.workflows import (
     CallFinished,
     Controller,
     ControllerOptions,
+    LatencyModel,
     Observation,
     Query,
 )
@@ -171,6 +172,7 @@ class _Simulation:
                 dead_reckoning=training.dead_reckoning,
             ),
             embeddings=embeddings,
+            latency=world.latency,
         )
         environment = Environment()
         self.driver = WorkflowDriver(
@@ -192,11 +194,20 @@ class _Simulation:
 
 
 class TrainingWorld:
-    """What all simulations of a training share; made anew in each process."""
+    """What all simulations of a training share; made anew in each process.
 
-    def __init__(self, training: Training, pool: PoolSection, outcomes: OutcomeModel) -> None:
+    Parameters
+    ----------
+    latency
+        Predictors for the pool's servers, those of ``training.predictors``; without, step times predict.
+    """
+
+    def __init__(
+        self, training: Training, pool: PoolSection, outcomes: OutcomeModel, latency: LatencyModel | None = None
+    ) -> None:
         self.training = training
         self.outcomes = outcomes
+        self.latency = latency
         policy = SCHEDULERS[training.scheduler].policy
         self.servers = [server.options(policy=policy) for server in pool.servers]
         self.knowledge = Knowledge(self.servers, outcomes, training.max_tokens)

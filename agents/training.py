@@ -26,6 +26,7 @@ from torch import nn
 
 from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
+from inframind.workflows import LatencyModel
 
 from .acting import Actor
 from .features import CONTEXT_SIZE, DOMAIN_NAMES, ROLE_SETS, STRATEGY_NAMES, FeatureBuilder
@@ -68,11 +69,21 @@ class Trainer:
     ----------
     jobs
         Processes. Results do not depend on it.
+    latency
+        Predictors for the pool's servers, those of ``training.predictors``.
     """
 
-    def __init__(self, training: Training, pool: PoolSection, outcomes: OutcomeModel, jobs: int) -> None:
+    def __init__(
+        self,
+        training: Training,
+        pool: PoolSection,
+        outcomes: OutcomeModel,
+        jobs: int,
+        latency: LatencyModel | None = None,
+    ) -> None:
         self.training = training
         self.pool = pool
+        self.latency = latency
         self.agents = Agents(training, outcomes.bank.embedding.shape[1], len(pool.servers))
         self.embedding_size = outcomes.bank.embedding.shape[1]
         self.done = 0
@@ -127,7 +138,7 @@ class Trainer:
     def warm_up(self) -> None:
         """Let every process draw the outcomes of all seeds; else they do when they come to them."""
         training = self.training
-        tasks = [joblib.delayed(_warm_up)(training, self.pool) for _ in range(self._jobs)]
+        tasks = [joblib.delayed(_warm_up)(training, self.pool, self.latency) for _ in range(self._jobs)]
         joblib.Parallel(n_jobs=self._jobs)(tasks)
 
     def validate(self) -> float:
@@ -158,6 +169,7 @@ class Trainer:
             joblib.delayed(_collect)(
                 self.training,
                 self.pool,
+                self.latency,
                 weights,
                 group,
                 None if is_greedy else _group_seed(self.training.seed, number, index),
@@ -177,11 +189,16 @@ _worlds: dict[tuple[str, str], TrainingWorld] = {}
 
 
 def _collect(
-    training: Training, pool: PoolSection, weights: Weights, conditions: Sequence[Conditions], seed: int | None
+    training: Training,
+    pool: PoolSection,
+    latency: LatencyModel | None,
+    weights: Weights,
+    conditions: Sequence[Conditions],
+    seed: int | None,
 ) -> Batch:
     """In a worker process: simulate one group."""
     torch.set_num_threads(1)
-    world = _world_of(training, pool)
+    world = _world_of(training, pool, latency)
     size = world.outcomes.bank.embedding.shape[1]
     executor = _loaded(executor_network(training.executor.network, size, len(pool.servers)), weights["executor"])
     planner = (
@@ -193,17 +210,17 @@ def _collect(
     return world.collect(actor, conditions, seed)
 
 
-def _world_of(training: Training, pool: PoolSection) -> TrainingWorld:
+def _world_of(training: Training, pool: PoolSection, latency: LatencyModel | None) -> TrainingWorld:
     key = (training.model_dump_json(), pool.model_dump_json())
     if key not in _worlds:
         _worlds.clear()
         outcomes = OutcomeModel.shipped(cache_size=OUTCOME_SEEDS * len(DOMAIN_NAMES))
-        _worlds[key] = TrainingWorld(training, pool, outcomes)
+        _worlds[key] = TrainingWorld(training, pool, outcomes, latency)
     return _worlds[key]
 
 
-def _warm_up(training: Training, pool: PoolSection) -> None:
-    outcomes = _world_of(training, pool).outcomes
+def _warm_up(training: Training, pool: PoolSection, latency: LatencyModel | None) -> None:
+    outcomes = _world_of(training, pool, latency).outcomes
     for domain in training.domains:
         for seed in range(OUTCOME_SEEDS):
             outcomes.right_calls(domain, 0, seed)

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import Budgets, Section, load_toml
+from inframind.traces import Budgets, NotEmpty, Section, load_toml
 
 from .constraint import ConstraintOptions
-from .evaluation_file import Count, DomainName, NotEmpty, PositiveFloat, SchedulerName, load_pool_with_outcomes
+from .evaluation_file import Count, DomainName, PositiveFloat, SchedulerName, load_pool_with_outcomes
 from .networks import NetworkOptions
 from .plans import planner_mistakes
 
@@ -62,7 +62,7 @@ class Learner(Section):
     ema_rate: Share = 0.05
     """rho of the moving average."""
     learning_rate: PositiveFloat = 1e-3
-    """Of Adam; falls linearly to a tenth of it."""
+    """Of Adam; falls linearly, see ``batch.last_rate``."""
     entropy: NotNegative = 0.02
     """Weight of the entropy at the beginning."""
     last_entropy: NotNegative = 0.002
@@ -77,6 +77,10 @@ class Learner(Section):
     """PPO's passes end when the policy has moved so far."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are cut to this norm."""
+
+    def entropy_at(self, progress: float) -> float:
+        """Its weight when this share of the training is done."""
+        return self.entropy + (self.last_entropy - self.entropy) * progress
 
 
 class PlannerOptions(Section):
@@ -104,12 +108,17 @@ class ExecutorOptions(Section):
 class CriticOptions(Section):
     """Values of reward and of cost."""
 
+    shared: bool = False
+    """Whether the value is a head on the executor's network, and its loss a part of the executor's (theory, 8.3). All
+    keys below but ``value_weight`` are of a critic of its own."""
+    value_weight: NotNegative = 0.5
+    """c_V: weight of a shared critic's loss."""
     network: NetworkOptions = NetworkOptions()
     """Of both values."""
     knows_outcomes: bool = True
     """Whether it sees, in training, how many of each LLM's answers will be right; see `networks.SetCritic`."""
     learning_rate: PositiveFloat = 2e-3
-    """Of Adam; falls linearly to a tenth of it."""
+    """Of Adam; falls linearly, see ``batch.last_rate``."""
     passes: Count = 3
     """Over each batch."""
     minibatch: Count = 1024
@@ -147,6 +156,8 @@ class BatchOptions(Section):
     """Simulated side by side, in processes of their own where there are cores."""
     simulations: Count = 6
     """Of each group, in lock-step: their decisions are made in one pass of the networks."""
+    last_rate: Share = 0.1
+    """Share of each learning rate that is left at the end."""
     checkpoint_every: Count = 20
     """Iterations between checkpoints."""
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -178,6 +189,9 @@ class Training(Section):
     """How often policies get to know the servers' gauges."""
     dead_reckoning: bool = True
     """Whether policies are told of their own calls since."""
+    predictors: str | None = None
+    """Folder of trained latency predictors, relative to this file's: they make the latency map (theory, 4). Without,
+    the servers' step times do."""
     load: LoadOptions = LoadOptions()
     """What differs from one simulation to the next."""
     planner: PlannerOptions = PlannerOptions()
@@ -223,15 +237,28 @@ class Training(Section):
                     f"reward.executor_cost ({self.reward.executor_cost!r}) must be 'workflow' with reward.combine = "
                     "'advantages'"
                 )
-        if self.planner.network.kind == "flat" and self.planner.network.system != "none":
-            wrong.append("planner.network.system must be 'none' with planner.network.kind = 'flat'")
+        if self.planner.network.kind != "set" and self.planner.network.system != "none":
+            wrong.append("planner.network.system must be 'none' with planner.network.kind = 'flat' or 'dual'")
+        if self.critic.shared:
+            wrong += self._shared_mistakes()
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
 
+    def _shared_mistakes(self) -> list[str]:
+        """The theory's critic values the reward of the executor's calls, and nothing else."""
+        needed = {
+            "executor.network.kind = 'flat' or 'dual'": self.executor.network.kind != "set",
+            "reward.combine = 'rewards'": self.reward.combine == "rewards",
+            "executor.learner.baseline = 'critic'": self.executor.learner.baseline == "critic",
+            "planner.learner.baseline = 'ema' or 'batch'": self.planner.fixed != ""
+            or self.planner.learner.baseline != "critic",
+        }
+        return [f"critic.shared needs {condition}" for condition, holds in needed.items() if not holds]
+
 
 def load_training(path: Path, overrides: list[str], outcomes: OutcomeModel) -> tuple[Training, PoolSection]:
-    """The training and its pool, checked against each other and the outcomes.
+    """The training and its pool, checked against each other and the outcomes; its folder as an absolute path.
 
     Raises
     ------
@@ -239,6 +266,8 @@ def load_training(path: Path, overrides: list[str], outcomes: OutcomeModel) -> t
         With all the mistakes of one of the files.
     """
     training = load_toml(path, Training, overrides)
+    if training.predictors:
+        training = training.model_copy(update={"predictors": str((path.parent / training.predictors).resolve())})
     return training, load_pool_with_outcomes(training.pool, path.parent, outcomes)
 
 

@@ -194,25 +194,25 @@ def _run_cell(evaluation: str, pool: str, cell: Cell) -> CellResult:
 @lru_cache(1)
 def _world(evaluation: str, pool: str) -> World:
     settings, servers = Evaluation.model_validate_json(evaluation), PoolSection.model_validate_json(pool)
-    return World(settings, servers, _outcomes(), load_predictors(settings, servers))
+    return World(settings, servers, _outcomes(), load_predictors(settings.predictors, servers))
 
 
-def load_predictors(evaluation: Evaluation, pool: PoolSection) -> LatencyPredictors | None:
-    """Those that the file names, if it does.
+def load_predictors(folder: str | None, pool: PoolSection) -> LatencyPredictors | None:
+    """Those that a file names, if it does.
 
     Raises
     ------
     ConfigError
         They are broken, or do not fit the pool.
     """
-    if evaluation.predictors is None:
+    if folder is None:
         return None
     models = [server.model for server in pool.servers]
-    predictors = LatencyPredictors.load(evaluation.predictors, models, list(STRATEGIES))
+    predictors = LatencyPredictors.load(folder, models, list(STRATEGIES))
     size, ours = predictors.about.embedding_size, _outcomes().bank.embedding.shape[1]
     if size not in (None, ours):
         mistake = f"trained with query embeddings of {size} numbers; those of the questions have {ours}"
-        raise ConfigError(evaluation.predictors, [mistake])
+        raise ConfigError(folder, [mistake])
     return predictors
 
 

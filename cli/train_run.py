@@ -22,6 +22,7 @@ from inframind.agents.training_file import load_training
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import ConfigError, versions
 
+from .evaluate import load_predictors
 from .output import claim_folder, print_json, progress_columns, write_whole
 
 METRICS, CONFIG, VERSIONS, BOARD, CHECKPOINT, POLICY = MEMBERS = (
@@ -37,7 +38,7 @@ def run_train(args: argparse.Namespace) -> int:
     """Train, with checkpoints; Ctrl-C keeps the best policy so far."""
     outcomes = OutcomeModel.shipped()
     training, pool = load_training(args.training, args.set, outcomes)
-    trainer = Trainer(training, pool, outcomes, args.jobs)
+    trainer = Trainer(training, pool, outcomes, args.jobs, load_predictors(training.predictors, pool))
     config = {
         "training": training.model_dump(mode="json", exclude_none=True),
         "pool": pool.model_dump(mode="json", exclude_none=True),

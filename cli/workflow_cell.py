@@ -138,6 +138,6 @@ def load_cells(args: argparse.Namespace, outcomes: OutcomeModel) -> list[Workflo
     )
     overrides = [*args.set, *(f"{key}={json.dumps([value])}" for key, value in chosen if value is not None)]
     evaluation, pool = load_evaluation(path, overrides, outcomes)
-    world = World(evaluation, pool, outcomes, load_predictors(evaluation, pool))
+    world = World(evaluation, pool, outcomes, load_predictors(evaluation.predictors, pool))
     cells = list(evaluation.cells()) if args.all else [next(evaluation.cells())]
     return [WorkflowCell(world, cell, args.time_scale) for cell in cells]

@@ -164,12 +164,33 @@ def test_costs_by_hand() -> None:
     on_time = np.array([True, False, False])
 
     def cost(kind: str) -> list[float]:
-        options = ConstraintOptions.model_validate({"cost": kind})
-        return cost_of(options, latency_s, budget_s, on_time).tolist()
+        options = ConstraintOptions.model_validate({"cost": kind, "per_tier": False})
+        return cost_of(options, latency_s, budget_s, on_time, np.arange(3)).tolist()
 
     assert cost("violation") == [0.0, 1.0, 1.0]
     assert cost("mean-ratio") == pytest.approx([0.5, 1.5, 1 / 30])
     assert np.mean(cost("ratio-of-means")) == pytest.approx((5 + 30 + 1) / (10 + 20 + 30))
+
+
+def test_a_ratio_of_means_is_within_its_tier() -> None:
+    """Tier 0: (5 + 10) / (10 + 10), tier 1: (50 + 250) / (100 + 100). Pooled: 315 / 220."""
+    latency_s, budget_s = np.array([5.0, 50.0, 10.0, 250.0]), np.array([10.0, 100.0, 10.0, 100.0])
+    tier = np.array([0, 1, 0, 1])
+    means = {}
+    for per_tier in (True, False):
+        options = ConstraintOptions(cost="ratio-of-means", per_tier=per_tier)
+        cost = cost_of(options, latency_s, budget_s, latency_s <= budget_s, tier)
+        means[per_tier] = [cost[tier == each].mean() for each in (0, 1)] if per_tier else [cost.mean()]
+
+    assert means[True] == pytest.approx([0.75, 1.5])
+    assert means[False] == pytest.approx([315 / 220])
+
+
+@pytest.mark.parametrize(("cost", "limit"), [("violation", 0.05), ("mean-ratio", 1.0), ("ratio-of-means", 1.0)])
+def test_the_limit_follows_from_the_cost_where_a_file_does_not_say(cost: str, limit: float) -> None:
+    """A limit of 0.05 on C / beta would ask for answers in a twentieth of the budget."""
+    assert ConstraintOptions.model_validate({"cost": cost}).limit == limit
+    assert ConstraintOptions.model_validate({"cost": cost, "limit": 0.3}).limit == 0.3
 
 
 def test_a_mean_ratio_below_one_can_hide_that_many_are_late() -> None:
@@ -180,7 +201,9 @@ def test_a_mean_ratio_below_one_can_hide_that_many_are_late() -> None:
         options = ConstraintOptions.model_validate({"cost": kind, "limit": limit})
         multipliers = Multipliers(options, 1)
         for _ in range(20):
-            (prices[kind],) = multipliers.update([cost_of(options, latency_s, budget_s, latency_s <= budget_s)])
+            (prices[kind],) = multipliers.update(
+                [cost_of(options, latency_s, budget_s, latency_s <= budget_s, np.zeros(5, int))]
+            )
 
     assert prices["violation"] > 0.1
     assert prices["mean-ratio"] == 0.0

@@ -1,5 +1,6 @@
 """Updates of the agents: problems whose answer is known, and what goes wrong elsewhere."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from agent_world import features_of
 from inframind.agents.features import PLANNER_ROLE, ROLE_SETS, TOPOLOGY_NAMES
 from inframind.agents.learning import Agents
 from inframind.agents.losses import log_probability, plan_log_probability
+from inframind.agents.networks import FlatExecutor
 from inframind.agents.rollouts import Batch
 from inframind.agents.tensors import FeatureTensors
 from inframind.agents.training_file import PRESETS, Training
@@ -148,6 +150,136 @@ def test_a_tier_has_a_price_of_its_own() -> None:
 
     assert prices[True][0] > 0.1 > prices[True][1]
     assert prices[False][0] == prices[False][1] < 0.1
+
+
+def plans_and_calls(num: int, *, correct: bool = False, on_time: bool = False) -> Batch:
+    """A batch of the theory's: of each two workflows one is seen by its plan, one by its call."""
+    batch = calls(
+        np.zeros(num, np.int64),
+        np.full(num, -2.0, np.float32),
+        correct=np.full(num, correct),
+        on_time=np.full(num, on_time),
+    )
+    batch.is_plan[::2] = True
+    batch.features.role[::2] = PLANNER_ROLE
+    allowed = np.ones((len(batch.is_plan[::2]), len(TOPOLOGY_NAMES), len(ROLE_SETS)), np.bool_)
+    return replace(batch, allowed=allowed)
+
+
+def test_the_theory_learns_at_the_price_under_which_it_has_played() -> None:
+    """8.5: R - lambda C / beta at the old lambda, softplus(0); then lambda moves, by 2 x (1.5 - 1).
+
+    The baseline's first value tells which price it was: rho times the mean of -lambda C / beta.
+    """
+    agents = Agents(training(preset="theory", constraint={"rate": 2.0}), SIZE, SERVERS)
+
+    figures = agents.update(plans_and_calls(40), 0.0, np.random.default_rng(0))
+
+    assert agents.averages["planner"] == pytest.approx(0.05 * -np.log(2) * 1.5)
+    assert figures["multiplier/10s"] == pytest.approx(np.log1p(np.exp(2.0 * 0.5)))
+
+
+def test_the_moving_average_of_the_theory() -> None:
+    """8.2, from 0 with rho = 0.05: returns of 1, then of 3. What is subtracted is the average before."""
+    options = training(preset="theory")
+    agents = Agents(options, SIZE, SERVERS)
+    subtracted = [agents._baseline("planner", options.planner.learner, torch.full((4,), each)) for each in (1.0, 3.0)]
+
+    assert subtracted == pytest.approx([0.0, 0.05])
+    assert agents.averages["planner"] == pytest.approx(0.95 * 0.05 + 0.05 * 3.0)
+
+
+def steps_of(agents: Agents, name: str) -> int:
+    """Gradient steps so far, as Adam counts them."""
+    (num,) = {int(state["step"]) for state in agents.optimisers[name].state.values()}
+    return num
+
+
+def test_minibatches_of_the_theory() -> None:
+    """8.4: ceil(95 / 64) steps for each policy."""
+    agents = Agents(training(preset="theory"), SIZE, SERVERS)
+
+    agents.update(plans_and_calls(190), 0.0, np.random.default_rng(0))
+
+    assert (steps_of(agents, "planner"), steps_of(agents, "executor")) == (2, 2)
+
+
+def test_the_reference_always_makes_three_passes() -> None:
+    """However far the policy has moved: the log-probabilities of the batch, -6, are far from the network's, -2.2."""
+    agents = Agents(training(preset="reference"), SIZE, SERVERS)
+    batch = replace(plans_and_calls(128), log_prob=np.full(128, -6.0, np.float32))
+
+    agents.update(batch, 0.0, np.random.default_rng(0))
+
+    assert steps_of(agents, "executor") == 3
+
+
+def test_the_value_of_the_theory_is_learnt_with_the_executor() -> None:
+    """8.3: no critic of its own, c_V = 0.5. All calls are right, at a price of 0.7 x 1 s / 4 s: V goes there."""
+    options = training(preset="theory", constraint={"rate": 0.0}, executor={"learner": {"learning_rate": 0.01}})
+    agents = Agents(options, SIZE, SERVERS)
+    batch = plans_and_calls(200, correct=True, on_time=True)
+    batch.features.remaining_s[:] = 4.0
+    for _ in range(40):
+        agents.update(batch, 0.0, np.random.default_rng(0))
+
+    assert isinstance(agents.executor, FlatExecutor)
+    assert "critic" not in agents.networks
+    with torch.no_grad():
+        values = agents.executor.with_value(FeatureTensors.of(batch.features))[1].numpy()[1::2]
+    assert values == pytest.approx(1 - np.log(2) / 4, abs=0.05)
+
+
+def test_learning_rates_fall_to_the_share_that_is_asked_for() -> None:
+    """By default to a tenth; those of the theory do not."""
+    for preset, left in (("default", 0.1), ("theory", 1.0)):
+        options = training(preset=preset)
+        agents = Agents(options, SIZE, SERVERS)
+        agents.update(plans_and_calls(20), 1.0, np.random.default_rng(0))
+        (group,) = agents.optimisers["executor"].param_groups
+        assert group["lr"] == pytest.approx(left * options.executor.learner.learning_rate)
+
+
+def test_entropy_is_annealed() -> None:
+    """8.1: in the middle of a training halfway; at the end, with none left and nothing to gain, nothing moves."""
+    learner = training(preset="theory").planner.learner
+    assert [learner.entropy_at(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.05, 0.0275, 0.005])
+
+    moved = {}
+    for progress in (0.0, 1.0):
+        none_left = {"entropy": 0.05, "last_entropy": 0.0, "baseline": "batch", "standardise": False}
+        executor = {"learner": none_left, "network": {"prior": 0.0}}
+        agents = Agents(training(executor=executor, reward={"combine": "rewards"}, **FIXED), SIZE, SERVERS)
+        before = probabilities(agents)
+        batch = calls(
+            np.arange(90) % ARMS,
+            np.log(before).astype(np.float32)[np.arange(90) % ARMS],
+            correct=np.ones(90, np.bool_),
+            on_time=np.ones(90, np.bool_),
+        )
+        agents.update(batch, progress, np.random.default_rng(0))
+        moved[progress] = float(np.abs(probabilities(agents) - before).max())
+    assert moved[0.0] > 1e-4
+    assert moved[1.0] < 1e-6
+
+
+def test_what_the_critics_learn_does_not_hang_on_the_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "advantages" values stay true when the price moves; with "rewards" the price is in them."""
+    seen: list[list[float]] = []
+
+    def fit(self: Agents, critic: torch.nn.Module, features: Any, luck: Any, targets: torch.Tensor, rng: Any) -> float:
+        seen.append(targets[0].tolist())
+        return 0.0
+
+    monkeypatch.setattr(Agents, "_fit_critic", fit)
+    everybody, nobody = np.ones(20, np.bool_), np.zeros(20, np.bool_)
+    batch = calls(np.zeros(20, np.int64), np.full(20, -2.0, np.float32), correct=everybody, on_time=nobody)
+    for combine, price in (("advantages", 0.0), ("advantages", 1.5), ("rewards", 0.0), ("rewards", 1.5)):
+        reward = {"kind": "quality", "combine": combine}
+        options = training(reward=reward, constraint={"initial": price, "rate": 0.0}, **FIXED)
+        Agents(options, SIZE, SERVERS).update(batch, 0.0, np.random.default_rng(0))
+
+    assert seen == [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [-0.5, 1.0]]
 
 
 def test_multipliers_move_before_the_policies() -> None:

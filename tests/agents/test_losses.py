@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from inframind.agents.features import ROLE_SETS
 from inframind.agents.losses import (
     advantages,
     approx_kl,
+    critic_loss,
     explained_variance,
     lagrangian,
     log_probability,
+    plan_log_probability,
     ppo_loss,
     reinforce_loss,
     standardised,
@@ -76,13 +79,32 @@ def test_ppo_does_not_gain_beyond_its_clip() -> None:
     assert ppo_loss(new[1:], old[1:], torch.tensor([-1.0]), 0.2).item() == pytest.approx(0.8)
 
 
+def plan(topology: Tensor, role_set: Tensor) -> tuple[Tensor, Tensor]:
+    return plan_log_probability(topology, role_set, ALLOWED, CHOICE * len(ROLE_SETS) + 2)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits of all role sets, from four numbers."""
+    return logits.repeat(1, len(ROLE_SETS) // 4 + 1)[:, : len(ROLE_SETS)] * ROLE_SET
+
+
 Loss = Callable[[Tensor], Tensor]
 CHOICE, ADVANTAGE = torch.tensor([0, 2, 1]), torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
+ROLE_SET = torch.randn(3, len(ROLE_SETS), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+ALLOWED = torch.rand(3, 4, len(ROLE_SETS), generator=torch.Generator().manual_seed(5)) < 0.4
+ALLOWED[torch.arange(3), CHOICE, 2] = True
+ALLOWED[:, 3] = False
+"""Of four topologies one is never allowed, of each other some role sets."""
 OLD = torch.tensor([-1.0, -1.2, -0.9], dtype=torch.float64)
 LOSSES: dict[str, Loss] = {
     "reinforce": lambda logits: reinforce_loss(log_probability(logits, CHOICE)[0], ADVANTAGE),
     "ppo": lambda logits: ppo_loss(log_probability(logits, CHOICE)[0], OLD, ADVANTAGE, 0.2),
     "entropy": lambda logits: log_probability(logits, CHOICE)[1].mean(),
+    "critic": lambda logits: critic_loss(logits[:, 0], ADVANTAGE),
+    "plan": lambda logits: reinforce_loss(plan(logits, ROLE_SET)[0], ADVANTAGE),
+    "plan's role set": lambda logits: reinforce_loss(plan(ROLE_SET[:, :4], widened(logits))[0], ADVANTAGE),
+    "plan's entropy": lambda logits: plan(logits, widened(logits))[1].mean(),
+    "lagrangian": lambda logits: lagrangian(logits[:, 0], logits[:, 1], ADVANTAGE.abs()).square().sum(),
     "advantages": lambda logits: advantages(logits[:, 0], logits[:, 1], torch.tensor([1, 2, -1]), 0.7).square().sum(),
 }
 
@@ -92,7 +114,23 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
 
+    assert LOSSES[name](logits).requires_grad
     assert torch.autograd.gradcheck(LOSSES[name], (logits,), eps=1e-6, atol=1e-6)
+
+
+def test_what_is_masked_has_no_gradient() -> None:
+    """A topology that is not allowed, and role sets that the chosen one does not leave."""
+    topology = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    role_set = torch.zeros(3, len(ROLE_SETS), dtype=torch.float64, requires_grad=True)
+
+    reinforce_loss(plan(topology, role_set)[0], ADVANTAGE).backward()
+
+    assert topology.grad is not None
+    assert role_set.grad is not None
+    left = ALLOWED[torch.arange(3), CHOICE]
+    assert (topology.grad != 0).tolist() == ALLOWED.any(-1).tolist()
+    assert (role_set.grad[~left] == 0).all()
+    assert (role_set.grad[left] != 0).all()
 
 
 def test_the_gradient_of_reinforce_is_the_score_times_the_advantage() -> None:

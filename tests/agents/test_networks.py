@@ -9,7 +9,14 @@ import torch
 from agent_world import features_of
 
 from inframind.agents.features import CONTEXT_SIZE, SCALARS, Features
-from inframind.agents.networks import NEVER, NetworkOptions, critic_network, executor_network, planner_network
+from inframind.agents.networks import (
+    NEVER,
+    FlatExecutor,
+    NetworkOptions,
+    critic_network,
+    executor_network,
+    planner_network,
+)
 from inframind.agents.tensors import FeatureTensors
 
 SIZE = 16
@@ -106,21 +113,50 @@ def test_what_is_hidden_changes_nothing(hidden: dict[str, str], fields: tuple[st
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_the_flat_state_is_that_of_the_theory() -> None:
+def inputs_of_the_first_layer(network: torch.nn.Module) -> int:
+    assert any(isinstance(layer, torch.nn.LayerNorm) for layer in network.modules())
+    return next(layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)).in_features
+
+
+def test_the_flat_executor_reads_the_state_of_the_theory() -> None:
     """3.2: query, role, remaining budget, and for each of M servers S latencies, running and waiting."""
     network = executor_network(NetworkOptions(kind="flat", hidden=32), SIZE, num_servers=5)
 
-    first = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+    assert inputs_of_the_first_layer(network) == SIZE + 16 + 1 + 5 * (3 + 2)
 
-    assert first.in_features == SIZE + 16 + 3 + 1 + 5 * (3 + 2)
-    assert any(isinstance(layer, torch.nn.LayerNorm) for layer in network.modules())
+
+def test_the_flat_planner_reads_the_state_of_the_theory() -> None:
+    """3.1: query and budget, d_q + 1 numbers; nothing else that an observation has changes a plan."""
+    network = planner_network(NetworkOptions(kind="flat", system="none", hidden=32), SIZE)
+    features, other = features_of(3, 2, SIZE), features_of(3, 2, SIZE, seed=1)
+    same = replace(other, embedding=features.embedding, budget_s=features.budget_s)
+    with torch.no_grad():
+        plans = [network(FeatureTensors.of(each)) for each in (features, same, replace(same, budget_s=other.budget_s))]
+
+    assert inputs_of_the_first_layer(network) == SIZE + 1
+    assert torch.equal(plans[0][0], plans[1][0])
+    assert not torch.equal(plans[0][0], plans[2][0])
+
+
+def test_the_value_is_on_the_executors_state() -> None:
+    """8.3: one backbone; the logits do not depend on the value's head."""
+    network = FlatExecutor(NetworkOptions(kind="flat", hidden=32), SIZE, 3)
+    features = FeatureTensors.of(features_of(4, 3, SIZE))
+
+    logits, values = network.with_value(features)
+    values.sum().backward()
+
+    assert torch.equal(logits, network(features))
+    assert values.shape == (4,)
+    trained = {name.split(".")[0] for name, weight in network.named_parameters() if weight.grad is not None}
+    assert trained == {"_state", "_value"}
 
 
 def test_a_critic_has_a_value_for_reward_and_one_for_cost() -> None:
     for kind in ("set", "flat"):
         critic = critic_network(NetworkOptions.model_validate({"kind": kind}), SIZE, num_servers=3)
         with torch.no_grad():
-            values = critic(FeatureTensors.of(features_of(4, 3, SIZE)), torch.zeros(4, 3, 3))
+            values = critic(FeatureTensors.of(features_of(4, 3, SIZE)), torch.zeros(4, 3, 3, 2))
         assert values.shape == (4, 2)
 
 

@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from inframind.agents.bench_training import bench_training
+from inframind.agents.training import Trainer
 from inframind.agents.training_file import load_training
 from inframind.cli import main
 from inframind.sim.outcomes import OutcomeModel
@@ -64,8 +67,6 @@ def test_resumed_is_as_unbroken(experiment: Path, tmp_path: Path, capsys: pytest
 def stop_after(experiment: Path, run: Path, iterations: int) -> None:
     """Ctrl-C in the midst of an iteration, after the last checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        from inframind.agents.training import Trainer
-
         iterate = Trainer.iterate
 
         def stopped(self: Trainer) -> object:
@@ -130,6 +131,32 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFi
 
     err = capsys.readouterr().err
     assert all(part in err for part in ("preset", "seed", "load.rates_per_min")), err
+
+
+def test_predictors_are_looked_for_beside_the_file(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(experiment), "-o", str(tmp_path / "run"), "--set", 'predictors="nowhere"']
+
+    assert main(command) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+def test_a_training_asks_its_predictors(experiment: Path) -> None:
+    class Counting:
+        asked = 0
+
+        def latency_map(self, *_: object) -> NDArray[np.float64]:
+            self.asked += 1
+            return np.ones((5, 3))
+
+    outcomes, predictors = OutcomeModel.shipped(), Counting()
+    training, pool = load_training(experiment, ['predictors="p"'], outcomes)
+
+    iteration = Trainer(training, pool, outcomes, 1, predictors).iterate()
+
+    assert training.predictors == str(experiment.parent / "p")
+    assert predictors.asked >= iteration.figures["role_steps"]
 
 
 @pytest.mark.parametrize("preset", ["theory", "reference"])
