@@ -53,6 +53,18 @@ ABLATIONS = {
         {"planner.network.system": "raw-metrics", "executor.network.system": "raw-metrics"}
     ),
     "one multiplier for all tiers": Variant({"constraint.per_tier": False}),
+    "price in the reward": Variant({"reward.combine": "rewards"}),
+    "planner by REINFORCE with a moving average, price in the reward": Variant(
+        {
+            "reward.combine": "rewards",
+            "planner.learner.algorithm": "policy-gradient",
+            "planner.learner.baseline": "ema",
+            # It would subtract the batch's mean instead.
+            "planner.learner.standardise": False,
+            "planner.learner.entropy": 0.05,
+            "planner.learner.last_entropy": 0.005,
+        }
+    ),
     "no dead reckoning": both(dead_reckoning=False),
     "metrics polled every 5 s": both(poll_s=5.0),
     "no charge for congestion": Variant({"congestion.weight": 0}),
