@@ -108,7 +108,8 @@ class Fit:
 
     server: ServerSection
     std_errors: Mapping[str, float]
-    """By parameter of ``[step_time]``, and ``client_overhead_s``; only those that were fitted."""
+    """By parameter of ``[step_time]``, and ``client_overhead_s``; of those that the logs do not tell, what is usual of
+    them says it, or they are left out."""
     not_identified: tuple[str, ...]
     quality: tuple[LogQuality, ...]
     remarks: tuple[str, ...]
@@ -193,15 +194,10 @@ class _Fitting:
         options = self._options(found.completed, found.completed.scheduler)
         close = self._close(objective, is_preempting=found.is_preempting)
         free = self._seen(found.parameters)
-        solver = Solver(objective, options, found.parameters, free)
+        solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
         solver.minimise([close])
         unsure = solver.uncertainty(close)
         identified = unsure.is_identified | (np.arange(len(PARAMETERS)) == FIXED)
-        if not np.array_equal(identified, free):
-            tied = _usual_where(~identified, solver.best.parameters)
-            solver = Solver(objective, options, tied, identified)
-            solver.minimise([close])
-            unsure = solver.uncertainty(close)
         fit = self._result(found, objective, solver, unsure, identified)
         self._on_progress(1.0)
         return fit
@@ -588,7 +584,7 @@ def _remarks(
     not_identified: Sequence[str], logs: Sequence[MeasuredLog], used: Sequence[MeasuredLog], found: _Found
 ) -> list[str]:
     remarks = [
-        f"{name} is not identified: the logs do not tell {_WHY[name]}. Used: {_INSTEAD[name]}"
+        f"{name} is not identified: the logs do not tell {_WHY[name]}. It is near what is usual: {_INSTEAD[name]}"
         for name in not_identified
     ]
     if found.continuation:

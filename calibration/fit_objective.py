@@ -72,8 +72,6 @@ MAX_GROUPS = 12
 NOT_SERVED = 1.0
 """Deviation of a request that the simulated server refuses."""
 MAX_FREE_PREFILL_TOKENS = 4096
-NUM_PRIOR = 6
-"""Residuals of the prior."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +309,12 @@ class Objective:
 
     def residuals(self, simulated: Sequence[Simulated], parameters: Floats) -> Floats:
         """Means of the deviations and the prior's, in units of their scatter."""
-        return np.concatenate([self.by_stretch(simulated, 1)[:, 0], self._prior(parameters)])
+        return np.concatenate([self.data_residuals(simulated), self.prior(parameters)])
+
+    def data_residuals(self, simulated: Sequence[Simulated]) -> Floats:
+        """Means of the deviations, in units of their scatter."""
+        column: Floats = self.by_stretch(simulated, 1)[:, 0]
+        return column
 
     def by_stretch(self, simulated: Sequence[Simulated], num: int) -> Floats:
         """What each of so many stretches of time of the logs adds to the residuals, without the prior's; shape
@@ -339,7 +342,8 @@ class Objective:
             )
         return np.concatenate(blocks)
 
-    def _prior(self, parameters: Floats) -> Floats:
+    def prior(self, parameters: Floats) -> Floats:
+        """How far each parameter is from what is usual, relative to how far that itself is known."""
         fixed, prefill = parameters[FIXED], parameters[PREFILL]
         return np.array(
             [
@@ -356,11 +360,6 @@ class Objective:
     def is_preempting(self) -> bool:
         """Whether requests were preempted in the last simulation."""
         return any(self._is_preempting)
-
-    @property
-    def num_prior(self) -> int:
-        """How many of the last residuals are the prior's."""
-        return NUM_PRIOR
 
     def robust_loss(self, simulated: Sequence[Simulated], scale: float) -> float:
         """Mean soft L1 of the deviations: what candidates are compared by, whatever their weights."""

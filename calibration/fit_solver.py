@@ -3,19 +3,19 @@
 Decisions of the scheduler make the residuals jump wherever a parameter moves: a hair's breadth shifts all later steps,
 and each arrival then finds another part of a step still to go. So neither a difference of two runs nor the cost of a
 single one says much. Here a linear model of all residuals is fitted to many runs around the present parameters, at
-random, which averages the jumps; the least-squares problem of the model is solved within bounds (scipy's
-``lsq_linear``); and a move is kept if the *model* at the new place has less cost than that at the old one. The region
-grows while moves end at its edge, and shrinks when one fails. That is Gauss-Newton with regression models in a trust
-region, as DFO-LS does it (Cartis, Fiala, Marteau and Roberts, Improving the Flexibility and Robustness of Model-Based
-Derivative-Free Optimization Solvers, 2019, sections 2 and 4).
+random, which averages the jumps; the least-squares problem of the model and of the prior, which is known and no line,
+is solved within bounds (scipy's ``least_squares``); and a move is kept if the *model* at the new place has less cost
+than that at the old one. The region grows while moves end at its edge, and shrinks when one fails. That is
+Gauss-Newton with regression models in a trust region, as DFO-LS does it (Cartis, Fiala, Marteau and Roberts, Improving
+the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2 and 4).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
+from scipy.optimize import least_squares
 
 from inframind.sim import ServerOptions
 
@@ -39,6 +39,10 @@ GAIN = 0.03
 SMALLEST = 0.3
 """Size of a parameter that is near 0, in its unit (see `Objective.units`): its moves must show beside the jumps."""
 MAX_OVERLAP = 1.0
+SMALLEST_USUAL = 0.01
+"""Size in its unit of a parameter that the logs do not tell."""
+MAX_STEPS = 50
+"""Of the search for the minimum of a model: a few are usual."""
 NUM_STRETCHES = 20
 """Stretches of time that a log is cut into for the standard errors."""
 NUM_FOLDS = 5
@@ -67,21 +71,34 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Residuals around a place: ``residuals + jacobian @ (z - center)``."""
+    """Residuals around a place: ``residuals + jacobian @ (z - center)``, and those of the prior, as they are."""
 
     center: Floats
     residuals: Floats
     jacobian: Floats
     jumps: Floats
     """Variance of each residual that no slope explains."""
+    prior: Callable[[Floats], Floats]
+    """Of z."""
+
+    def after(self, step: Floats) -> Floats:
+        """All residuals."""
+        return np.concatenate([self.residuals + self.jacobian @ step, self.prior(self.center + step)])
+
+    def cost_after(self, step: Floats) -> float:
+        left = self.after(step)
+        return float(left @ left)
 
     @property
     def cost(self) -> float:
-        return float(self.residuals @ self.residuals)
+        return self.cost_after(np.zeros(len(self.center)))
 
-    def cost_after(self, step: Floats) -> float:
-        left = self.residuals + self.jacobian @ step
-        return float(left @ left)
+    def slopes(self, step: Floats) -> Floats:
+        """Of all residuals; the prior's by differences, for it is smooth."""
+        z = self.center + step
+        here, hair = self.prior(z), 1e-6 * np.maximum(z, 1e-3)
+        columns = [(self.prior(z + move) - here) / move.sum() for move in np.diag(hair)]
+        return np.vstack([self.jacobian, np.array(columns).T])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +179,12 @@ class Solver:
         """
         objective = self._objective
         model = self._sampled(self.best.z, region.radius, int(np.ceil(region.runs * len(self.best.z))))
-        data = model.jacobian[: -objective.num_prior]
-        inverse = np.linalg.pinv(model.jacobian.T @ model.jacobian, rcond=1e-12)
+        data, all_slopes = model.jacobian, model.slopes(np.zeros(len(model.center)))
+        inverse = np.linalg.pinv(all_slopes.T @ all_slopes, rcond=1e-12)
         scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
         scores -= scores.mean(axis=1, keepdims=True)
         num = scores.shape[1]
-        meat = num / (num - 1) * scores @ scores.T + (data.T * model.jumps[: -objective.num_prior]) @ data
+        meat = num / (num - 1) * scores @ scores.T + (data.T * model.jumps) @ data
         variance = np.maximum(np.diag(inverse @ meat @ inverse), np.diag(inverse))
         variance += self._search_variance(model.center, region.radius)
         variance += self._tied_variance(inverse @ data.T)
@@ -201,15 +218,24 @@ class Solver:
         return variance
 
     def _data_residuals(self, parameters: Floats) -> Floats:
-        simulated = self._objective.simulate(self._options, parameters)
-        return self._objective.residuals(simulated, parameters)[: -self._objective.num_prior]
+        return self._objective.data_residuals(self._objective.simulate(self._options, parameters))
 
     def _step(self, model: _Model, radius: float) -> Floats:
         """To the minimum of the model in its region."""
         reach = min(REACH * radius, MAX_REACH) * self._sizes(model.center)
         low = np.maximum(-reach, -model.center)
         high = np.minimum(reach, self._upper - model.center)
-        step = lsq_linear(model.jacobian, -model.residuals, bounds=(low - 1e-12, high + 1e-12)).x
+        # The data's part is linear, so a small triangle says all of it.
+        orthogonal, triangle = np.linalg.qr(model.jacobian)
+        small = replace(model, residuals=orthogonal.T @ model.residuals, jacobian=triangle)
+        step = least_squares(
+            small.after,
+            np.zeros(len(reach)),
+            small.slopes,
+            bounds=(low - 1e-9, high + 1e-9),
+            x_scale=np.maximum(model.center, SMALLEST_USUAL),
+            max_nfev=MAX_STEPS,
+        ).x
         return np.asarray(np.clip(step, low, high))
 
     def _sampled(self, center: Floats, radius: float, num: int) -> _Model:
@@ -226,10 +252,10 @@ class Solver:
         sizes = self._sizes(center)
         moves = np.array([(run.z - center) / sizes for run in runs])
         rows = np.column_stack([np.ones(len(runs)), moves])
-        values = np.array([self._objective.residuals(run.simulated, run.parameters) for run in runs])
+        values = np.array([self._objective.data_residuals(run.simulated) for run in runs])
         solution = np.linalg.lstsq(rows, values, rcond=None)[0]
         jumps = ((values - rows @ solution) ** 2).sum(axis=0) / max(1, len(runs) - rows.shape[1])
-        return _Model(center, solution[0], (solution[1:] / sizes[:, np.newaxis]).T, jumps)
+        return _Model(center, solution[0], (solution[1:] / sizes[:, np.newaxis]).T, jumps, self._prior)
 
     def _near(self, center: Floats, radius: float) -> list[Run]:
         return [run for run in self._runs if self._distance(run.z, center) <= NEAR * radius]
@@ -241,9 +267,17 @@ class Solver:
     def _sizes(self, z: Floats) -> Floats:
         return np.where(self._is_overlap, 1.0, np.maximum(z, SMALLEST))
 
-    def _run(self, z: Floats) -> Run:
+    def _parameters(self, z: Floats) -> Floats:
         parameters = self._start.copy()
         parameters[self._free] = z * self._objective.units[self._free]
+        return parameters
+
+    def _prior(self, z: Floats) -> Floats:
+        # Bounds are kept to a hair's breadth only.
+        return self._objective.prior(self._parameters(np.maximum(z, 0.0)))
+
+    def _run(self, z: Floats) -> Run:
+        parameters = self._parameters(z)
         run = Run(z, parameters, self._objective.simulate(self._options, parameters))
         self._runs.append(run)
         return run

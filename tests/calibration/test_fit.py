@@ -440,14 +440,20 @@ OTEL = {
     "jan20-prefill-llama7b-tp1-1": {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "max_model_len": 8192},
     "jan20-codellama-prefill-1": {"max_num_seqs": 32, "max_num_batched_tokens": 64, "max_model_len": 8192},
 }
+LOADS = {"jan20-prefill-llama7b-tp1-1": (40, 79, 119, 159), "jan20-codellama-prefill-1": (40, 80, 120, 160)}
+"""The first request of each load but the first."""
 
 
 def otel(folder: Path, name: str) -> pd.DataFrame:
-    """A run whose prompts share their first 1024 tokens, as their generator was told (configs.json)."""
+    """A run of five loads, one after the other, whose prompts share their first 1024 tokens (configs.json).
+
+    Each load has a start of its own: its first request takes as much longer than others as 1024 tokens take.
+    """
     table = pd.read_csv(folder / "blis_vllm_otel_jan2026" / f"{name}.csv")
     table = table.sort_values("start_s", kind="stable", ignore_index=True)
+    load = np.searchsorted(LOADS[name], table.index, side="right")
     return table.rename(columns={"start_s": "arrival_s", "completion_tokens": "output_tokens"}).assign(
-        prefix_group="all", prefix_tokens=table["prompt_tokens"].clip(upper=1024)
+        prefix_group=load.astype(str), prefix_tokens=table["prompt_tokens"].clip(upper=1024)
     )
 
 

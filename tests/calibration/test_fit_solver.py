@@ -1,0 +1,53 @@
+"""The search, on residuals that are known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inframind.calibration.fit_objective import (
+    CONTEXT,
+    DECODE,
+    FIXED,
+    PARAMETERS,
+    PREFILL,
+    USUAL_CONTEXT_SHARE,
+    USUAL_DECODE_SHARE,
+    USUAL_TOKENS_PER_FIXED,
+    Objective,
+)
+from inframind.calibration.fit_solver import Region, Solver
+
+Floats = NDArray[np.float64]
+
+
+class StepsAlone(Objective):
+    """A log that tells nothing but the length of a step: 10 ms, to a thousandth."""
+
+    def __init__(self) -> None:
+        # One request at a time: a decode of a usual server adds a 300th of the unit, a token of context a 200,000th.
+        self.units = np.array([0.01, 1e-4, 0.01, 1e-5, 1e-7, 1.0, 0.01])
+        self._step_s = 0.01
+
+    def simulate(self, options: Any, parameters: Floats) -> Any:
+        return parameters
+
+    def reweigh(self, simulated: Any) -> None:
+        pass
+
+    def data_residuals(self, simulated: Any) -> Floats:
+        return 1000 * (simulated[[FIXED]] / 0.01 - 1)
+
+
+def test_what_the_logs_do_not_tell_ends_at_what_is_usual() -> None:
+    """Wherever the search begins, and however little a usual value adds to a step."""
+    start = np.array([0.012, 2e-4, 1e-3, 1e-6, 1e-8, 0.5, 0.0])
+    free = np.ones(len(PARAMETERS), dtype=bool)
+
+    found = Solver(StepsAlone(), None, start, free).minimise([Region(0.3, 2.5), Region(0.1, 2.5), Region(0.07, 3)])  # type: ignore[arg-type]
+
+    assert found[FIXED] == pytest.approx(0.01, rel=0.002)
+    assert found[PREFILL] == pytest.approx(0.01 / USUAL_TOKENS_PER_FIXED, rel=0.01)
+    assert found[DECODE] == pytest.approx(0.01 * USUAL_DECODE_SHARE, rel=0.01)
+    assert found[CONTEXT] == pytest.approx(0.01 * USUAL_CONTEXT_SHARE, rel=0.01)
