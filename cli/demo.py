@@ -18,7 +18,7 @@ DATA = resources.files("inframind.cli") / "data"
 
 def add_parser(commands: "Commands") -> None:
     """Declare ``demo``."""
-    parser = commands.add_parser("demo", help="train a small policy and evaluate it beside rules, in a few minutes")
+    parser = commands.add_parser("demo", help="train a small policy, evaluate it beside rules: some minutes")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default runs/demo")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.set_defaults(run=run_demo)

@@ -64,7 +64,7 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         "    calibrate",
         "              make a simulated server of a real one: profile, fit, check",
         "    compare   compare simulated runs with live ones",
-        "    demo      train a small policy and evaluate it beside rules, in a few minutes",
+        "    demo      train a small policy, evaluate it beside rules: some minutes",
         "    bench     how fast it is on this machine",
     ]
 
