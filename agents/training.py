@@ -227,7 +227,7 @@ def _warm_up(training: Training, pool: PoolSection, latency: LatencyModel | None
 
 
 def _loaded(network: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> nn.Module:
-    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
     return network
 
 

@@ -106,8 +106,10 @@ def test_what_no_call_tells_apart_is_shared(brisk: None) -> None:
     predictors = train_predictors(frame, {})
 
     ttft = predictors.ttft([1000], [[16, 16]], [[20, 20]])[0]
-    assert ttft[1, 0] == pytest.approx(ttft[1, 1], rel=0.2)
-    assert ttft[0, 0] != pytest.approx(ttft[0, 1], rel=0.2)
+    # The law has a factor of 3 between the strategies; how near 1 the shared one comes hangs on how a processor rounds.
+    apart = np.abs(np.log(ttft[:, 0] / ttft[:, 1]))
+    assert apart[0] == pytest.approx(np.log(3), rel=0.2)
+    assert apart[1] < apart[0] / 3
 
 
 def test_mean_lengths_of_pairs_and_of_a_pair_without_calls() -> None:

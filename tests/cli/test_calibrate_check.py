@@ -107,12 +107,11 @@ def test_a_mistake_is_told_and_nothing_is_written(
     assert not (folder / "out").exists()
 
 
-def test_a_server_of_a_shipped_pool_can_be_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(["calibrate", "check", str(folder / "log.csv"), "--server", "h100/llama-8b", "-o", str(folder / "out")])
-        == 0
-    )
-    assert "llama-8b" in capsys.readouterr().out
+def test_a_server_of_a_shipped_pool_can_be_checked(folder: Path) -> None:
+    arguments = [str(folder / "log.csv"), "--server", "h100/llama-8b", "-o", str(folder / "out")]
+
+    assert main(["calibrate", "check", *arguments]) == 0
+    assert "llama-8b" in (folder / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_server_without_step_times_says_where_they_come_from(
