@@ -1,9 +1,9 @@
 """Profile, fit, predict: a real vLLM server under loads that it was not profiled with. ``make test-live``.
 
 The limits are wide, since a minute of profile on a machine of two cores says no more; docs/calibrating.md has what
-eight minutes come to. They are narrow enough that a step time which is off by 30 % does not pass. Beyond a limit an
-error may be as large as the server's own spread, two measurements of the same load: nobody can predict that. Where this
-spread alone hides an error of 30 %, the machine is too unsteady to show that it is found; those tests say so and skip.
+eight minutes come to. They are narrow enough that a step time which is off by 30 % does not pass. Each load is measured
+twice: where the two differ by more than half a limit, the machine is too unsteady to tell a right server from a wrong
+one. The tests then skip, and say so with the numbers.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,10 @@ def test_loads_that_were_not_profiled_are_predicted(
         for load in checks.values():
             print(f"\n{load.name}, {load.num_requests} requests:", *_told(load), sep="\n  ")
     assert checks.keys() == LOADS.keys()
-    assert not _beyond_limits(checks)
+    beyond = _beyond_limits(checks)
+    if beyond and (unsteady := _unsteady(checks)):
+        pytest.skip(f"beyond limits: {'; '.join(beyond)}; but the server's own spread: {'; '.join(unsteady)}")
+    assert not beyond
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.3])
@@ -105,7 +108,7 @@ def test_a_server_whose_step_times_are_off_by_30_percent_does_not_pass(
     wrong = steps.model_copy(update={parameter: factor * getattr(steps, parameter)})
 
     checks = _checked(fitted.model_copy(update={"step_time": wrong}), observed)
-    if not _beyond_limits(checks) and (unsteady := _unsteady(checks)):
+    if unsteady := _unsteady(checks):
         pytest.skip(f"the server's own spread hides it: {'; '.join(unsteady)}")
     assert _beyond_limits(checks)
 
@@ -137,7 +140,7 @@ def _beyond_limits(checks: Mapping[str, LoadCheck]) -> list[str]:
         f"{load.name}: {metric} {statistic}"
         for load in checks.values()
         for (metric, statistic), limit in LIMITS.items()
-        if not abs(_error(load, metric, statistic)) <= limit + _spread(load, metric, statistic)
+        if not abs(_error(load, metric, statistic)) <= limit
     ]
 
 
