@@ -94,9 +94,11 @@ class Bench:
         }
         sets = [f"{key}={json.dumps(value)}" for key, value in (values | dict(settings)).items()]
         file = self._write("train", {})
-        done = run.is_dir() and len((run / "metrics.jsonl").read_text().splitlines()) >= self._options.iterations
-        if not done:
+        log = run / "metrics.jsonl"
+        if not log.is_file() or len(log.read_text().splitlines()) < self._options.iterations:
             words = ["--jobs", str(self._options.jobs), *(word for each in sets for word in ("--set", each))]
+            if run.is_dir():
+                words.append("--resume" if (run / "checkpoint").is_dir() else "--overwrite")
             assert main(["train", str(file), "-o", str(run), *words]) == 0
         return run / "policy"
 
