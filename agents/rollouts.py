@@ -176,7 +176,12 @@ class _Simulation:
         )
         environment = Environment()
         self.driver = WorkflowDriver(
-            environment, self.controller, world.outcomes, poll_s=training.poll_s, seed=conditions.outcome_seed
+            environment,
+            self.controller,
+            world.outcomes,
+            poll_s=training.poll_s,
+            seed=conditions.outcome_seed,
+            skip_unread=True,
         )
         pool = Pool(environment, self.driver.on_end)
         self.numbers = {arrived.query.query_id: index for index, arrived in enumerate(arrivals)}

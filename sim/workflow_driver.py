@@ -80,6 +80,9 @@ class WorkflowDriver:
         Handed on to ``outcomes``.
     on_progress
         Called with the number of workflows that have ended, each time that one does.
+    skip_unread
+        Leave out polls that are followed by another one before anything happens: no decision can see them. Then the
+        log is no record of the gauges.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class WorkflowDriver:
         poll_s: float = 1.0,
         seed: int = 0,
         on_progress: Callable[[int], None] | None = None,
+        skip_unread: bool = False,
     ) -> None:
         if to_ticks(poll_s) < 1:
             raise ValueError(f"poll_s ({poll_s}) must be at least a clock tick")
@@ -104,6 +108,7 @@ class WorkflowDriver:
         self._controller = controller
         self._outcomes = outcomes
         self._poll_ticks = to_ticks(poll_s)
+        self._skip_unread = skip_unread
         self._seed = seed
         self._on_progress = on_progress
         self._servers: list[Server] = []
@@ -188,9 +193,6 @@ class WorkflowDriver:
                 events.sort(key=tie_order)
             for event in events:
                 log.append(event)
-                if type(event) is MetricsPolled:
-                    controller.polled(event)
-                    continue
                 commands = yield from controller.decisions(event)
                 log += commands
                 for command in commands:
@@ -258,15 +260,24 @@ class WorkflowDriver:
             self._num_to_come -= 1
 
     def _polls(self) -> Generator[simpy.Event]:
-        env = self._env
+        env, every = self._env, self._poll_ticks
         while True:
-            t = env.now_s
-            self._happened += [
-                MetricsPolled(t, index, server.num_requests_waiting, server.num_requests_running, server.kv_cache_usage)
-                for index, server in enumerate(self._servers)
-                if server.state is not State.DEAD
-            ]
-            yield env.timeout(self._poll_ticks)
+            num_unread = 0
+            if self._skip_unread and not self._happened and (next_tick := env.peek()) < math.inf:
+                num_unread = (int(next_tick) - env.now) // every
+            if num_unread == 0:
+                self._poll(env.now_s)
+            yield env.timeout(max(1, num_unread) * every)
+
+    def _poll(self, t: float) -> None:
+        """Nobody decides on gauges, and of the events of an instant they come first: they need not wait for its end."""
+        for index, server in enumerate(self._servers):
+            if server.state is not State.DEAD:
+                polled = MetricsPolled(
+                    t, index, server.num_requests_waiting, server.num_requests_running, server.kv_cache_usage
+                )
+                self.log.append(polled)
+                self._controller.polled(polled)
 
     def _arm(self) -> None:
         """See to it that the controller is woken when it wants to be."""

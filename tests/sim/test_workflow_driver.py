@@ -517,3 +517,27 @@ def trained(executor: Recording) -> None:
             observation = decisions.send(answer)
         except StopIteration:
             observation = None
+
+
+def test_polls_that_nobody_reads_may_be_left_out() -> None:
+    """Polls ten times a step, and as often as there are events: without those that no decision sees, fewer are made
+    and every observation is the same."""
+    seen, logs = [], []
+    for skip_unread in (False, True):
+        env, executor = Environment(), Recording(RandomChoice(3))
+        driver = WorkflowDriver(
+            env,
+            Controller(INFOS, executor, executor, OPTIONS, **SEES),
+            VariedShort(),
+            poll_s=0.125,
+            skip_unread=skip_unread,
+        )
+        pool = Pool(env, driver.on_end)
+        driver.run([pool.add(options) for options in pool_of(3)], ARRIVALS[:40])
+        seen.append(np.array(executor.arrays))
+        logs.append(driver.log)
+    polls = [sum(isinstance(item, MetricsPolled) for item in log) for log in logs]
+
+    assert_array_equal(*seen)
+    assert told(logs[0]) == told(logs[1])
+    assert polls[1] < polls[0] / 2
