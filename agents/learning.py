@@ -1,8 +1,10 @@
 """One update of planner, executor, critic and multipliers from one batch of experience."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -97,7 +99,7 @@ class Agents:
         }
         return {name: network for name, network in networks.items() if network is not None}
 
-    def update(self, batch: Batch, progress: float, rng: np.random.Generator) -> dict[str, float]:
+    def update(self, batch: Batch, progress: float, rng: np.random.Generator, threads: int = 1) -> dict[str, float]:
         """Learn from one batch.
 
         Multipliers move before the policies: what is late is learnt from at the price that it has led to. But where the
@@ -110,6 +112,8 @@ class Agents:
             Share of the training that is done: learning rates and entropy weights fall with it.
         rng
             Shuffles.
+        threads
+            In which planner, executor and critic learn side by side; results do not depend on it.
 
         Returns
         -------
@@ -138,6 +142,7 @@ class Agents:
         for column, name in enumerate(("reward", "cost")[: values.shape[1]]):
             figures[f"explained_variance/{name}"] = explained_variance(values[valued, column], targets[valued, column])
 
+        work: list[Callable[[], dict[str, float]]] = []
         for name, learner in (("planner", training.planner.learner), ("executor", training.executor.learner)):
             network = self.networks.get(name)
             rows = torch.nonzero(is_plan if name == "planner" else ~is_plan).squeeze(-1)
@@ -162,11 +167,16 @@ class Agents:
                 folded[rows] if training.critic.shared and name == "executor" else None,
             )
             evaluate = _evaluate_plan if name == "planner" else _evaluate_call
-            figures |= self._improve(name, network, learner, own, evaluate, progress, rng)
+            orders = _orders(len(rows), learner.passes if learner.algorithm == "ppo" else 1, rng)
+            work.append(partial(self._improve, name, network, learner, own, evaluate, progress, orders))
+        if self.critic is not None:
+            orders = _orders(len(targets), training.critic.passes, rng)
+            work.append(partial(self._fit_critic, self.critic, features, luck, targets, orders))
+        with ThreadPoolExecutor(threads) as pool:
+            for figures_of_one in pool.map(lambda learn: learn(), work):
+                figures |= figures_of_one
         for name, policy in self.policies.items():
             policy.update_parameters(self.networks[name])
-        if self.critic is not None:
-            figures["loss/critic"] = self._fit_critic(self.critic, features, luck, targets, rng)
         if is_folded:
             self._update_multipliers(batch)
         for tier, price in zip(training.budgets.tiers_s, self.multipliers.values, strict=True):
@@ -232,7 +242,7 @@ class Agents:
         rows: _Rows,
         evaluate: "_Evaluate",
         progress: float,
-        rng: np.random.Generator,
+        orders: Sequence[Tensor],
     ) -> dict[str, float]:
         entropy_weight = learner.entropy_at(progress)
         optimiser = self.optimisers[name]
@@ -241,9 +251,9 @@ class Agents:
         num = len(rows.choice) / learner.minibatch
         # Theory, 8.4: ceil(N / B). PPO's passes are cut as near to the size as equal parts come.
         parts = max(1, round(num)) if is_ppo else math.ceil(num)
-        for _ in range(learner.passes if is_ppo else 1):
+        for order in orders:
             kls = []
-            for some in _minibatches(len(rows.choice), parts, rng):
+            for some in order.tensor_split(parts):
                 log_prob, entropy, value_loss = evaluate(network, rows, some)
                 if is_ppo:
                     loss = ppo_loss(log_prob, rows.log_prob[some], rows.advantage[some], learner.clip)
@@ -269,19 +279,19 @@ class Agents:
         return figures if rows.returns is None else figures | {"loss/critic": float(np.mean(value_losses))}
 
     def _fit_critic(
-        self, critic: nn.Module, features: FeatureTensors, luck: Tensor, targets: Tensor, rng: np.random.Generator
-    ) -> float:
-        options = self.training.critic
+        self, critic: nn.Module, features: FeatureTensors, luck: Tensor, targets: Tensor, orders: Sequence[Tensor]
+    ) -> dict[str, float]:
+        parts = max(1, round(len(targets) / self.training.critic.minibatch))
         losses = []
-        for _ in range(options.passes):
-            for some in _minibatches(len(targets), max(1, round(len(targets) / options.minibatch)), rng):
+        for order in orders:
+            for some in order.tensor_split(parts):
                 loss = critic_loss(critic(features.rows(some), luck[some]), targets[some])
                 self.optimisers["critic"].zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
                 self.optimisers["critic"].step()
                 losses.append(float(loss.detach()))
-        return float(np.mean(losses))
+        return {"loss/critic": float(np.mean(losses))}
 
 
 _Evaluate = Callable[[nn.Module, _Rows, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -304,5 +314,6 @@ def _evaluate_call(network: nn.Module, rows: _Rows, some: Tensor) -> tuple[Tenso
     return (*log_probability(logits, rows.choice[some]), value_loss)
 
 
-def _minibatches(num: int, parts: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    yield from torch.from_numpy(rng.permutation(num)).tensor_split(parts)
+def _orders(num: int, passes: int, rng: np.random.Generator) -> list[Tensor]:
+    """In which order each pass goes through the rows."""
+    return [torch.from_numpy(rng.permutation(num)) for _ in range(passes)]

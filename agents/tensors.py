@@ -28,4 +28,4 @@ class FeatureTensors(NamedTuple):
 
     def rows(self, rows: Tensor) -> "FeatureTensors":
         """Some of the decisions."""
-        return FeatureTensors(*(tensor[rows] for tensor in self))
+        return FeatureTensors(*(tensor.index_select(0, rows) for tensor in self))

@@ -40,8 +40,6 @@ from .training_file import Training
 VALIDATION_SEED = 2**31
 """Simulations for choosing the best policy are drawn from here on: no batch has them."""
 VALIDATION_SIMULATIONS = 16
-THREADS = 2
-"""Of learning; more bring nothing to networks of this size."""
 
 Weights: TypeAlias = Mapping[str, Mapping[str, NDArray[np.float32]]]
 
@@ -123,9 +121,10 @@ class Trainer:
         batch = self._collect(conditions, number, is_greedy=False)
         figures = _figures(training, batch)
         start = time.perf_counter()
-        # Sums in another order round otherwise: results must not depend on who simulated in this process.
-        torch.set_num_threads(THREADS)
-        figures |= self.agents.update(batch, number / options.iterations, rng)
+        # Results must not depend on the machine, and sums in another order round otherwise. Nor would threads within an
+        # operation be worth it: where they lack a core each, they spin at its end for most of their time.
+        torch.set_num_threads(1)
+        figures |= self.agents.update(batch, number / options.iterations, rng, self._jobs)
         learning_s = time.perf_counter() - start
         self.done += 1
         is_last = self.done >= options.iterations

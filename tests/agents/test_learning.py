@@ -267,9 +267,11 @@ def test_what_the_critics_learn_does_not_hang_on_the_price(monkeypatch: pytest.M
     """With "advantages" values stay true when the price moves; with "rewards" the price is in them."""
     seen: list[list[float]] = []
 
-    def fit(self: Agents, critic: torch.nn.Module, features: Any, luck: Any, targets: torch.Tensor, rng: Any) -> float:
+    def fit(
+        self: Agents, critic: torch.nn.Module, features: Any, luck: Any, targets: torch.Tensor, orders: Any
+    ) -> dict[str, float]:
         seen.append(targets[0].tolist())
-        return 0.0
+        return {}
 
     monkeypatch.setattr(Agents, "_fit_critic", fit)
     everybody, nobody = np.ones(20, np.bool_), np.zeros(20, np.bool_)
