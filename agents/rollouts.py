@@ -29,7 +29,7 @@ from inframind.workflows import (
 
 from .acting import Actor, Decided, Made, Noise
 from .evaluation_file import SCHEDULERS
-from .features import Features
+from .features import FeatureBuilder, Features
 from .training_file import Training
 
 OUTCOME_SEEDS = 24
@@ -215,7 +215,7 @@ class TrainingWorld:
         self.latency = latency
         policy = SCHEDULERS[training.scheduler].policy
         self.servers = [server.options(policy=policy) for server in pool.servers]
-        self.knowledge = Knowledge(self.servers, outcomes, training.max_tokens)
+        self.builder = FeatureBuilder(Knowledge(self.servers, outcomes, training.max_tokens))
         rows = [outcomes.models.index(server.model) for server in self.servers]
         self._models = np.array(rows)
 
@@ -235,14 +235,19 @@ class TrainingWorld:
     def _collect(self, actor: Actor, conditions: Sequence[Conditions], noise: Noise | None) -> Batch:
         simulations = [_Simulation(self.training, self, each) for each in conditions]
         recorder = _Recorder(simulations, self)
-        running = [(index, simulation) for index, simulation in enumerate(simulations)]
-        while running:
-            observations = [each.waits_for for _, each in running if each.waits_for is not None]
+        waiting = [
+            (index, each, each.waits_for) for index, each in enumerate(simulations) if each.waits_for is not None
+        ]
+        while waiting:
+            # Planner's or executor's decisions, those of which there are more: fewer passes, of more rows each.
+            plans = [each for each in waiting if each[2].node is None]
+            turn = plans if 2 * len(plans) >= len(waiting) else [each for each in waiting if each[2].node is not None]
+            indexes, of_turn, observations = zip(*turn, strict=True)
             decided = actor.decide(observations, noise)
-            recorder.add([index for index, _ in running], observations, decided)
-            for (_, simulation), answer in zip(running, decided.answers, strict=True):
+            recorder.add(indexes, observations, decided)
+            for simulation, answer in zip(of_turn, decided.answers, strict=True):
                 simulation.go_on(answer)
-            running = [each for each in running if each[1].waits_for is not None]
+            waiting = [(index, each, each.waits_for) for index, each, _ in waiting if each.waits_for is not None]
         return recorder.batch()
 
 

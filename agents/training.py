@@ -29,7 +29,7 @@ from inframind.sim.outcomes import OutcomeModel
 from inframind.workflows import LatencyModel
 
 from .acting import Actor
-from .features import CONTEXT_SIZE, DOMAIN_NAMES, ROLE_SETS, STRATEGY_NAMES, FeatureBuilder
+from .features import CONTEXT_SIZE, DOMAIN_NAMES, ROLE_SETS, STRATEGY_NAMES
 from .learning import Agents
 from .networks import executor_network, planner_network
 from .plans import planner_of
@@ -150,19 +150,13 @@ class Trainer:
 
     def save_policy(self, folder: Path) -> None:
         """Write the present policy."""
-        policies = self._policies
-        save_policy(folder, self.record, policies.get("planner"), policies["executor"])
-
-    @property
-    def _policies(self) -> dict[str, nn.Module]:
-        """What the training has come to."""
-        return {name: policy.module for name, policy in self.agents.policies.items()}
+        save_policy(folder, self.record, self.agents.planner, self.agents.executor)
 
     def _collect(self, conditions: Sequence[Sequence[Conditions]], number: int, *, is_greedy: bool) -> Batch:
-        networks = self._policies if is_greedy else {name: self.agents.networks[name] for name in self.agents.policies}
         weights: Weights = {
             name: {key: tensor.numpy() for key, tensor in network.state_dict().items()}
-            for name, network in networks.items()
+            for name, network in self.agents.networks.items()
+            if name in ("planner", "executor")
         }
         tasks = [
             joblib.delayed(_collect)(
@@ -205,7 +199,7 @@ def _collect(
         if training.planner.fixed
         else _loaded(planner_network(training.planner.network, size), weights["planner"])
     )
-    actor = Actor(FeatureBuilder(world.knowledge), planner, executor, mask_infeasible=training.planner.mask_infeasible)
+    actor = Actor(world.builder, planner, executor, mask_infeasible=training.planner.mask_infeasible)
     return world.collect(actor, conditions, seed)
 
 

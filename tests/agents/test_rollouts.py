@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from policies import FixedOutcomes, FixedPlan, JoinShortestQueue
 
 from inframind.agents.acting import Actor
-from inframind.agents.features import DOMAIN_NAMES, PLANNER_ROLE, ROLE_SETS, SCALARS, TOPOLOGY_NAMES, FeatureBuilder
+from inframind.agents.features import DOMAIN_NAMES, PLANNER_ROLE, ROLE_SETS, SCALARS, TOPOLOGY_NAMES
 from inframind.agents.losses import log_probability, plan_log_probability
 from inframind.agents.networks import executor_network, planner_network
 from inframind.agents.rollouts import Batch, Conditions, TrainingWorld, draw_conditions
@@ -43,7 +43,7 @@ def played(preset: str, pool: PoolSection | None = None, num_simulations: int = 
     size = outcomes().bank.embedding.shape[1]
     executor = executor_network(training.executor.network, size, len(world.servers))
     planner = planner_network(training.planner.network, size)
-    actor = Actor(FeatureBuilder(world.knowledge), planner, executor, mask_infeasible=training.planner.mask_infeasible)
+    actor = Actor(world.builder, planner, executor, mask_infeasible=training.planner.mask_infeasible)
     conditions = [Conditions(300.0, 1.0, 1.0, (1.0, 1.0, 1.0), seed) for seed in range(num_simulations)]
     return world.collect(actor, conditions, seed=7), planner, executor
 
