@@ -41,6 +41,13 @@ def _relu(x: Floats) -> Floats:
     return np.maximum(x, 0, out=x)
 
 
+def _mean(x: Floats) -> Floats:
+    """Of each row: ``[rows, 1]``; numpy's own does the same, in five times the time."""
+    total: Floats = np.add.reduce(x, -1, keepdims=True)
+    total /= np.float32(x.shape[-1])
+    return total
+
+
 class _Encoder:
     """As `networks.SetEncoder`."""
 
@@ -120,9 +127,7 @@ class PlannerScores:
     def __call__(self, features: Features) -> tuple[Floats, Floats]:
         """Logits of topologies and of role sets, before masks."""
         state = self._encoder(features)[1]
-        size = np.float32(state.shape[1])
-        # mean() does the same, in five times the time.
-        state -= np.add.reduce(state, -1, keepdims=True) / size
-        variance = np.add.reduce(np.square(state), -1, keepdims=True) / size
+        state -= _mean(state)
+        variance = _mean(np.square(state))
         state = state / np.sqrt(variance + _NORM_EPS) * self._norm + self._shift
         return self._topology(state), self._role_set(state)
