@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
 
 from inframind.traces import ConfigError, whole_folder
 
@@ -21,7 +20,7 @@ def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     agents = trainer.agents
     tensors = {
         f"{name}.network.{key}": value
-        for name, network in _networks(trainer).items()
+        for name, network in agents.networks.items()
         for key, value in network.state_dict().items()
     }
     for name, optimiser in agents.optimisers.items():
@@ -50,7 +49,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
     try:
         about: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         tensors = load((folder / TENSORS).read_bytes())
-        for name, network in _networks(trainer).items():
+        for name, network in agents.networks.items():
             network.load_state_dict(_under(tensors, f"{name}.network."))
         for name, optimiser in agents.optimisers.items():
             state: dict[int, dict[str, torch.Tensor]] = {}
@@ -65,11 +64,6 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
         raise ConfigError(folder, [f"cannot be read: {error.strerror}"]) from None
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ConfigError(folder, [f"is no checkpoint of this training: {str(error).splitlines()[0]}"]) from None
-
-
-def _networks(trainer: Trainer) -> dict[str, nn.Module]:
-    averages = {f"{name}.average": policy for name, policy in trainer.agents.policies.items()}
-    return trainer.agents.networks | averages
 
 
 def _under(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:

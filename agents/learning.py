@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .congestion import CongestionNetwork, charges, fit, to_go
 from .constraint import Multipliers, cost_of
@@ -79,12 +78,6 @@ class Agents:
         self.optimisers = {
             name: torch.optim.Adam(self.networks[name].parameters(), rate) for name, rate in self._rates.items()
         }
-        self.policies = {
-            name: AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.batch.averaging))  # type: ignore[no-untyped-call]
-            for name, network in self.networks.items()
-            if name in ("planner", "executor")
-        }
-        """Moving averages of planner and executor: what a training comes to."""
         self.averages: dict[str, float] = {}
         """Moving averages of the returns (theory, 8.2)."""
 
@@ -175,8 +168,6 @@ class Agents:
         with ThreadPoolExecutor(threads) as pool:
             for figures_of_one in pool.map(lambda learn: learn(), work):
                 figures |= figures_of_one
-        for name, policy in self.policies.items():
-            policy.update_parameters(self.networks[name])
         if is_folded:
             self._update_multipliers(batch)
         for tier, price in zip(training.budgets.tiers_s, self.multipliers.values, strict=True):

@@ -53,8 +53,9 @@ class NetworkOptions(Section):
     """The executor's: one over all pairs of server and strategy, or one for each."""
     hidden: Size = 64
     """Units of its hidden layers."""
-    query: Size = 8
-    """Numbers that the query's embedding is brought down to."""
+    query: Annotated[int, Field(ge=0)] = 8
+    """Numbers that the query's embedding is brought down to; with 0 a ``set`` network sees of it what it tells of
+    quality and length alone."""
     prior: Annotated[float, Field(ge=0)] = 0.0
     """Of an executor: weight, before training, of P(right) P(in time) as known beforehand in the logits."""
 
@@ -82,7 +83,7 @@ class SetEncoder(nn.Module):
         super().__init__()
         self._options = options
         half = options.hidden // 2
-        self._query = nn.Linear(embedding_size, options.query)
+        self._query = nn.Linear(embedding_size, options.query) if options.query else None
         self._role = nn.Embedding(len(ROLE_NAMES) + 1, self.ROLE)
         self._servers = mlp(
             len(SERVER_FEATURES) + NUM_STRATEGIES * (len(ACTION_FEATURES) + num_extra), options.hidden, half
@@ -99,8 +100,10 @@ class SetEncoder(nn.Module):
         num_open = is_open.sum(1).clamp(min=1)
         mean = (codes * is_open).sum(1) / num_open
         highest = codes.masked_fill(~is_open, 0.0).amax(1)
-        query = torch.tanh(self._query(features.embedding * features.embedding.shape[-1] ** 0.5))
-        state = self._state(torch.cat([query, self._role(features.role), context, mean, highest], -1))
+        parts = [self._role(features.role), context, mean, highest]
+        if self._query is not None:
+            parts.insert(0, torch.tanh(self._query(features.embedding * features.embedding.shape[-1] ** 0.5)))
+        state = self._state(torch.cat(parts, -1))
         return codes, torch.relu(state)
 
 

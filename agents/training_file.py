@@ -160,9 +160,6 @@ class BatchOptions(Section):
     """Share of each learning rate that is left at the end."""
     checkpoint_every: Count = 20
     """Iterations between checkpoints."""
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Weight of the past in the moving average of the policies' weights, which is what is validated and saved; with 0
-    it is the newest ones. An average is steadier than any of them (Izmailov et al., UAI 2018)."""
 
 
 class Training(Section):

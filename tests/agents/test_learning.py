@@ -94,25 +94,6 @@ def test_the_executor_solves_a_bandit(preset: str) -> None:
     assert probabilities(agents)[5] > 0.8
 
 
-@pytest.mark.parametrize("averaging", [0.0, 0.75])
-def test_what_is_kept_is_a_moving_average_of_the_weights(averaging: float) -> None:
-    agents = Agents(training(batch={"averaging": averaging}, **FIXED), SIZE, SERVERS)
-    expected: dict[str, torch.Tensor] = {}
-    right = np.full(ARMS, 0.5)
-
-    for _ in range(3):
-        play(agents, right, np.zeros(ARMS), rounds=1)
-        newest = {name: tensor.clone() for name, tensor in agents.executor.state_dict().items()}
-        expected = {
-            name: averaging * expected.get(name, tensor) + (1 - averaging) * tensor for name, tensor in newest.items()
-        }
-
-    kept = agents.policies["executor"].module.state_dict()
-    assert kept.keys() == expected.keys()
-    for name, tensor in kept.items():
-        torch.testing.assert_close(tensor, expected[name])
-
-
 def test_a_price_turns_the_executor_away_from_what_is_late() -> None:
     """Arm 0 is right more often, and too late in 60 of 100; arm 1 is right in 70 and in time. 20 may be late.
 

@@ -36,12 +36,13 @@ def with_weights_everywhere(network: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("heads", ["joint", "factored"])
+@pytest.mark.parametrize("query", [0, 5])
 @pytest.mark.parametrize("budget", ["seconds", "none"])
 @pytest.mark.parametrize("system", ["latency-map", "raw-metrics", "none"])
-def test_both_ways_agree(system: str, budget: str, heads: str) -> None:
+def test_both_ways_agree(system: str, budget: str, query: int, heads: str) -> None:
     """Whatever the networks may see; with closed servers, whose logit is the same number."""
-    executor = SetExecutor(options(system=system, budget=budget, heads=heads), SIZE)
-    planner = SetPlanner(options(system=system, budget=budget), SIZE)
+    executor = SetExecutor(options(system=system, budget=budget, query=query, heads=heads), SIZE)
+    planner = SetPlanner(options(system=system, budget=budget, query=query), SIZE)
     with_weights_everywhere(executor)
     with_weights_everywhere(planner)
     features = some_features()
