@@ -64,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _print_parameters(fit)
     _print_quality(fit)
+    for name, requests in logs.items():
+        if failed := requests.attrs.get("num_failed_dropped"):
+            print(f"- {name}: {failed:,} failed requests, without output tokens, are left out")
     for remark in fit.remarks:
         print(f"- {remark}")
     print(f"wrote {args.out}")

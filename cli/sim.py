@@ -107,6 +107,8 @@ def run_replay(args: argparse.Namespace) -> int:
             rows.append([f"{name} observed", *(number(value, 4) for value in figures["observed"].values())])
             rows.append(["  error", *(f"{value:+.1%}" for value in figures["relative_error"].values())])
     print_table(f"{len(requests):,} requests on {server.name} (s)", ["", "mean", "p50", "p90", "p99"], rows)
+    if failed := requests.attrs.get("num_failed_dropped"):
+        print(f"left out: {failed:,} failed requests, without output tokens")
     if unserved:
         reasons = calls.loc[calls["outcome"] != "finished", "outcome"].value_counts()
         print(f"not served: {', '.join(f'{count} {reason}' for reason, count in reasons.items())}")
@@ -186,7 +188,8 @@ def _keeper(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def _in_file_order(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """The columns as they stand in the log; `read_requests` puts those that it knows first."""
+    """Columns and rows as they stand in the log; `read_requests` puts the columns that it knows first, and the rows in
+    order of arrival."""
     if source.suffix == ".parquet":
         names = list(pq.read_schema(source).names)
     elif ".csv" in source.suffixes:
@@ -194,7 +197,14 @@ def _in_file_order(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
     else:
         return frame
     there = [name for name in names if name in frame]
-    return frame[there + [name for name in frame if name not in there]]
+    frame = frame[there + [name for name in frame if name not in there]]
+    if "arrival_s" not in names:
+        return frame
+    read: Callable[..., pd.DataFrame] = pd.read_parquet if source.suffix == ".parquet" else pd.read_csv
+    arrival_s = read(source)["arrival_s"].dropna()
+    if len(arrival_s) != len(frame):
+        return frame  # Without failed requests: in order of arrival.
+    return frame.set_axis(arrival_s.argsort(kind="stable")).sort_index().reset_index(drop=True)
 
 
 def _observed_tpot(requests: pd.DataFrame) -> pd.Series | None:

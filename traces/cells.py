@@ -77,11 +77,13 @@ class Cells:
             column: Its name in the file.
             at_least: The smallest number that is allowed.
             whole: Only whole numbers are allowed.
-            empty: What an empty cell stands for; None makes it a mistake.
+            empty: What an empty cell (or ``nan``, as programs write it) stands for; None makes it a mistake.
         """
         if not self._use(column):
             return np.full(len(self.frame), np.nan)
         absent = self._absent(column, is_mistake=empty is None)
+        if empty is not None:
+            absent = absent | self.frame[column].map(_is_nan_text).to_numpy(dtype=bool)
         values = _to_float(self.frame[column])
         values = self.without(column, values, np.isnan(values) & ~absent, "must be a number")
         values = self.without(column, values, np.isinf(values), "must be finite")
@@ -168,6 +170,10 @@ class Cells:
         if is_mistake:
             self.reject(column, absent, "missing value")
         return absent
+
+
+def _is_nan_text(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.strip().lower() == "nan"
 
 
 def _to_float(cells: pd.Series[Any]) -> Floats:

@@ -38,11 +38,12 @@ MOONCAKE_BLOCK_TOKENS = 512
 def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int | None = None) -> pd.DataFrame:
     """Read a trace of requests.
 
-    Arrivals never go back in time. Those of a plain table stay as they are; of the other formats they count
-    from the first request. Every request has at least one prompt token and one output token: a request
-    that generated nothing cannot be served. The public Azure and Mooncake files hold none such; BurstGPT
-    marks failed requests so, and these are dropped, their number in ``frame.attrs["num_failed_dropped"]``. So are
-    the calls of a run folder that failed before their first token.
+    Arrivals never go back in time: a trace must be in their order, a log of what was served (with ``ttft_s``) is put
+    into it. Those of a plain table stay as they are; of the other formats they count from the first request. Every
+    request has at least one prompt token and one output token: a request that generated nothing cannot be served. The
+    public Azure and Mooncake files hold none such; BurstGPT and logs mark failed requests so, and these are dropped,
+    their number in ``frame.attrs["num_failed_dropped"]``. So are the calls of a run folder that failed before their
+    first token.
 
     Args:
         path: The file, which may be compressed (``.gz``); or a run folder, whose calls are read.
@@ -69,8 +70,13 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     if max_model_len is not None:
         too_long = prompt_tokens >= max_model_len
         cells.reject(layout.prompt_tokens, too_long, f"must be less than max_model_len ({max_model_len})")
-    shortest_output = 0 if layout.zero_output_failed else 1
-    output_tokens = cells.number(layout.output_tokens, at_least=shortest_output, whole=True)
+    may_have_failed = layout.zero_output_failed or _is_log(cells)
+    output_tokens = cells.number(
+        layout.output_tokens,
+        at_least=0 if may_have_failed else 1,
+        whole=True,
+        empty=0 if _is_log(cells) else None,
+    )
     columns = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
     # A format's own reading comes last: it wins over a column that happens to have a name of ours.
     columns |= _optional_columns(cells, prompt_tokens) | layout.other_columns(cells)
@@ -81,18 +87,19 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     if container == "csv":
         extras = extras.apply(_typed)
     frame = pd.DataFrame(columns, index=cells.frame.index).join(extras)
-    return _canonical(frame, layout, Path(path))
+    return _canonical(frame, layout, Path(path), may_have_failed=may_have_failed)
 
 
-def _canonical(frame: pd.DataFrame, layout: _Layout, path: Path) -> pd.DataFrame:
+def _canonical(frame: pd.DataFrame, layout: _Layout, path: Path, *, may_have_failed: bool) -> pd.DataFrame:
     """Give checked columns the order, types and origin of time that `read_requests` promises."""
-    if layout.zero_output_failed:
+    if may_have_failed:
         served = frame["output_tokens"] > 0
         frame = frame[served]
-        frame.attrs["num_failed_dropped"] = int((~served).sum())
+        if layout.zero_output_failed or not served.all():
+            frame.attrs["num_failed_dropped"] = int((~served).sum())
         if frame.empty:
             raise TraceError(path, ["has only failed requests"])
-    # Only logs of what was served may be out of order (see _llmservingsim, _calls): for all others this moves nothing.
+    # Only logs of what was served may be out of order (_is_log, _llmservingsim, _calls): others are checked.
     frame = frame.sort_values("arrival_s", kind="stable", ignore_index=True)
     if not layout.keeps_origin:
         frame["arrival_s"] -= frame["arrival_s"].iloc[0]
@@ -151,8 +158,14 @@ def _optional_columns(cells: Cells, prompt_tokens: Floats) -> dict[str, Any]:
     return columns
 
 
+def _is_log(cells: Cells) -> bool:
+    """Whether a plain table says what became of the requests: clients write a row when a request has ended."""
+    return "arrival_s" in cells and "ttft_s" in cells
+
+
 def _plain(cells: Cells) -> dict[str, Any]:
-    return {"arrival_s": cells.forward("arrival_s", cells.number("arrival_s", at_least=0))}
+    arrival_s = cells.number("arrival_s", at_least=0)
+    return {"arrival_s": arrival_s if _is_log(cells) else cells.forward("arrival_s", arrival_s)}
 
 
 def _calls(cells: Cells) -> dict[str, Any]:

@@ -134,9 +134,41 @@ def test_bad_rows_of_a_log_are_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     assert fit(tmp_path) == 2
     error = capsys.readouterr().err
-    assert "4 problem(s)" in error
+    assert "3 problem(s)" in error
     assert "line 2, e2e_s: must be at least ttft_s" in error
-    assert "line 4, arrival_s: time goes back" in error
+    assert "line 4, ttft_s: must be finite" in error
+
+
+def test_a_log_in_order_of_completion_is_replayed_row_by_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log.csv")
+    assert fit(tmp_path) == 0
+    shuffled = log.sort_values(["output_tokens", "prompt_tokens"], ignore_index=True)
+    shuffled.to_csv(tmp_path / "shuffled.csv", index=False)
+
+    assert replay(tmp_path, "log.csv") == 0
+    expected = pd.read_csv(tmp_path / "out.csv").set_index("arrival_s")
+    assert replay(tmp_path, "shuffled.csv") == 0
+    replayed = pd.read_csv(tmp_path / "out.csv")
+
+    pd.testing.assert_frame_equal(replayed[list(shuffled)], shuffled)
+    pd.testing.assert_frame_equal(replayed.set_index("arrival_s").sort_index(), expected)
+
+
+def test_failed_requests_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write_log(tmp_path / "log.csv").astype({"output_tokens": object})
+    log.loc[::10, ["ttft_s", "e2e_s"]] = None
+    log.loc[::20, "output_tokens"] = None
+    log.to_csv(tmp_path / "log.csv", index=False)
+
+    assert fit(tmp_path) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "log.csv: 3 failed requests, without output tokens, are left out" in told
+    assert "3 requests without times load the server" in told
+    assert replay(tmp_path, "log.csv") == 0
+    assert "left out: 3 failed requests" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 57
 
 
 def test_the_same_log_twice_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

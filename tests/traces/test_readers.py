@@ -156,25 +156,45 @@ def test_an_unknown_format_is_the_callers_mistake() -> None:
         read(PLAIN, fmt="xml")
 
 
+def test_a_trace_must_be_in_order_and_ask_for_tokens() -> None:
+    assert mistakes("arrival_s,prompt_tokens,output_tokens\n3,10,5\n2,10,0\n4,10,\n") == (
+        "trace: 3 problem(s)\n"
+        "  line 3, output_tokens: must be at least 1, got 0\n"
+        "  line 3, arrival_s: time goes back, must not be before the row above, got 2\n"
+        "  line 4, output_tokens: missing value"
+    )
+
+
+def test_a_log_may_be_in_order_of_completion_and_hold_failed_requests() -> None:
+    """Clients write a row when a request ends, failed ones without tokens; programs write ``nan`` for no time."""
+    log = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n3,10,5,0.1,0.2\n2,11,6,nan,NaN\n4,12,0,,\n1,13,,,\n"
+
+    frame = read(log)
+
+    assert frame["arrival_s"].tolist() == [2, 3]
+    assert frame["prompt_tokens"].tolist() == [11, 10]
+    assert frame["ttft_s"].isna().tolist() == [True, False]
+    assert frame.attrs == {"num_failed_dropped": 2}
+
+
 def test_every_bad_cell_is_named_with_line_column_rule_and_value() -> None:
     text = (
         "arrival_s,prompt_tokens,output_tokens,budget_s,prefix_tokens,ttft_s,e2e_s\n"
         "-1,10,5,1,1,0.1,0.2\n"
         "3,0,5,0,-1,0.1,0.2\n"
-        "2,10,0,1,11,0.1,0.2\n"
+        "2,10,-1,1,11,0.1,0.2\n"
         "4,4096,ten,1,1,0.3,0.2\n"
         "nan,,2.5,1,1,0.1,0.2\n"
     )
 
     assert mistakes(text, max_model_len=4096) == (
-        "trace: 13 problem(s)\n"
+        "trace: 12 problem(s)\n"
         "  line 2, arrival_s: must be at least 0, got -1\n"
         "  line 3, prompt_tokens: must be at least 1, got 0\n"
         "  line 3, budget_s: must be greater than 0, got 0\n"
         "  line 3, prefix_tokens: must be at least 0, got -1\n"
-        "  line 4, output_tokens: must be at least 1, got 0\n"
+        "  line 4, output_tokens: must be at least 0, got -1\n"
         "  line 4, prefix_tokens: must be at most prompt_tokens, got 11\n"
-        "  line 4, arrival_s: time goes back, must not be before the row above, got 2\n"
         "  line 5, prompt_tokens: must be less than max_model_len (4096), got 4096\n"
         "  line 5, output_tokens: must be a number, got ten\n"
         "  line 5, e2e_s: must be at least ttft_s, got 0.2\n"
