@@ -44,7 +44,7 @@ class LoadOptions(Section):
     embedding_noise: NotNegative = 0.0
     """Length of the noise added to each query's embedding, whose own length is 1, so that the training's questions are
     not learnt by heart."""
-    queries: Count = 250
+    queries: Count = 400
     """In one simulation, from idle servers to the last answer."""
 
 
@@ -154,7 +154,7 @@ class BatchOptions(Section):
     """Batches, and updates."""
     groups: Count = 2
     """Simulated side by side, in processes of their own where there are cores."""
-    simulations: Count = 6
+    simulations: Count = 4
     """Of each group, in lock-step: their decisions are made in one pass of the networks."""
     last_rate: Share = 0.1
     """Share of each learning rate that is left at the end."""
