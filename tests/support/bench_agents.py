@@ -1,13 +1,14 @@
-"""What each part of the trained agents is worth, and what they are worth on pools that they were not trained on.
+"""What each part of the trained agents is worth, on pools that they were not trained on too, and beside others' agents.
 
     python tests/support/bench_agents.py ablations OUT [--iterations N] [--seeds N] [--rates R ...]
     python tests/support/bench_agents.py transfer OUT [...]
+    python tests/support/bench_agents.py paper OUT [...]
 
 Every variant is trained anew and evaluated on the same queries. A variant that concerns the world (order of service,
 what policies are told) is trained and evaluated in that world. OUT keeps trainings and evaluations; run again it goes
-on with what is missing. Prints goodput and the difference to the first variant (transfer: to the policy trained on that
-pool), with 95 % intervals over seeds of the evaluation, and writes them to OUT/NAME.csv. There is one training of each
-variant: a difference of a point may be its luck.
+on with what is missing. Prints goodput and the difference to the first variant (transfer, paper: to the policy trained
+on that pool), with 95 % intervals over seeds of the evaluation, and writes them to OUT/NAME.csv. There is one training
+of each variant: a difference of a point may be its luck.
 """
 
 import argparse
@@ -52,7 +53,11 @@ ABLATIONS = {
     "raw metrics for the latency map": Variant(
         {"planner.network.system": "raw-metrics", "executor.network.system": "raw-metrics"}
     ),
+    "query's embedding read": Variant({"planner.network.query": 8, "executor.network.query": 8}),
     "one multiplier for all tiers": Variant({"constraint.per_tier": False}),
+    "no dead reckoning": both(dead_reckoning=False),
+    "metrics polled every 5 s": both(poll_s=5.0),
+    "no charge for congestion": Variant({"congestion.weight": 0}),
     "price in the reward": Variant({"reward.combine": "rewards"}),
     "planner by REINFORCE with a moving average, price in the reward": Variant(
         {
@@ -65,9 +70,7 @@ ABLATIONS = {
             "planner.learner.last_entropy": 0.005,
         }
     ),
-    "no dead reckoning": both(dead_reckoning=False),
-    "metrics polled every 5 s": both(poll_s=5.0),
-    "no charge for congestion": Variant({"congestion.weight": 0}),
+    "prior of the executor 12": Variant({"executor.network.prior": 12.0}),
 }
 REPLICAS = {
     "twice": dict.fromkeys(("deepseek-r1-32b", "mistral-24b", "qwen-coder-14b", "llama-8b", "llama-3b"), 2),
@@ -167,6 +170,20 @@ def transfer(bench: Bench) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def paper(bench: Bench) -> pd.DataFrame:
+    """On the InfraMind authors' pool: trained there by our preset and by theirs, and what does not learn."""
+    pool = {"pool": "paper"}
+    policies: dict[str, Path | str] = {
+        "default": bench.train("paper", pool),
+        "reference": bench.train("paper reference", pool | {"preset": "reference"}),
+        **{rule: rule for rule in ("quality-in-time@single", "quality-in-time", "masrouter", "moa")},
+    }
+    figures = [
+        bench.evaluate(f"paper {label}", [policy], pool).assign(variant=label) for label, policy in policies.items()
+    ]
+    return compared(pd.concat(figures), "default")
+
+
 def compared(figures: pd.DataFrame, base: str) -> pd.DataFrame:
     """A row for each variant and rate, differences in goodput paired by seed."""
     keys = ["rate_per_min", "seed"]
@@ -182,7 +199,7 @@ def compared(figures: pd.DataFrame, base: str) -> pd.DataFrame:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["ablations", "transfer"])
+    parser.add_argument("table", choices=["ablations", "transfer", "paper"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=10)
@@ -190,6 +207,6 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
     work = Bench(chosen.out.absolute(), chosen)
-    table = {"ablations": ablations, "transfer": transfer}[chosen.table](work)
+    table = {"ablations": ablations, "transfer": transfer, "paper": paper}[chosen.table](work)
     table.to_csv(chosen.out / f"{chosen.table}.csv", index=False)
     print(table.set_index(["variant", "rate_per_min"]).to_string(float_format=lambda value: f"{100 * value:.1f}"))
