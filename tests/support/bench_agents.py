@@ -161,7 +161,11 @@ def transfer(bench: Bench) -> pd.DataFrame:
     for name in REPLICAS:
         pool = {"pool": str(bench.pool(name))}
         there = bench.train(name, pool)
-        policies = {"trained there": there, "trained on the default pool": home, "best rule": "quality-in-time@single"}
+        policies: dict[str, Path | str] = {
+            "trained there": there,
+            "trained on the default pool": home,
+            "best rule": "quality-in-time@single",
+        }
         figures = [
             bench.evaluate(f"{name} {label}", [policy], pool).assign(variant=label)
             for label, policy in policies.items()
