@@ -66,6 +66,8 @@ NUM_LIKELY = 2
 """Continuations that are solved, of those with the best starts."""
 WORTH_SOLVING = 1.5
 """How much worse than a solution a start may be, if its own solution could yet be better."""
+CLEARLY = 0.97
+"""Ratio of two losses from which on the difference says something."""
 MOSTLY = 0.95
 """Share of measured requests from which on the others do not matter for a start."""
 NUM_IMPUTATIONS = 6
@@ -302,15 +304,19 @@ class _Fitting:
         return best, best_loss
 
     def _better_way(self, found: "_Found") -> "_Found":
-        """Asynchronous scheduling or not, where it is not given."""
+        """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
         coarse = self._coarse(found.logs)
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": True})
         completed = replace(found.completed, scheduler=scheduler)
         other = self._solved(found.logs, coarse, completed, found.parameters, found.continuation)
-        best = min(found, other, key=lambda each: each.loss)
-        word = "true" if best is other else "false"
-        worse = max(found.loss, other.loss)
-        remark = f"async_scheduling is not given: {word} fits better (loss {best.loss:.3g} against {worse:.3g})"
+        best, worse = (found, other) if found.loss < CLEARLY * other.loss else (other, found)
+        word = "false" if best is found else "true"
+        if best.loss < CLEARLY * worse.loss:
+            remark = (
+                f"async_scheduling is not given: {word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
+            )
+        else:
+            remark = "async_scheduling is not given: true, as by default on GPUs; the logs do not tell"
         return replace(best, completed=best.completed.with_remark(remark))
 
     def _solved(

@@ -56,15 +56,18 @@ USUAL_PAIR_SHARE = 5e-5
 USUAL_FACTOR = 3.0
 """Standard deviation of these four, as a factor."""
 
-MIN_MODEL_ERROR, MAX_MODEL_ERROR = 0.01, 0.1
+MIN_MODEL_ERROR, MAX_MODEL_ERROR = 0.02, 0.1
 """The mean of alike requests is off by as much, however many they are: what a few parameters cannot follow. Within
-these bounds it is what the present parameters leave."""
+these bounds it is what the present parameters leave, of TTFT, E2E and TPOT each its own: a TTFT that no parameters
+explain (several engines, say) does not make TPOT count for less."""
 MEANS_ERROR_SHARE = 0.5
 """The same for the mean of a whole log, relative to that of groups."""
 MIN_SCALE, MAX_SCALE = 0.01, 0.2
 """Bounds of a usual deviation."""
 STRAGGLER = 4.0
 """Deviations of so many scales do not count in the means of a log."""
+NUM_KINDS = 3
+"""TTFT, E2E and TPOT."""
 GROUP = 15
 """Requests that are alike, at least."""
 MAX_GROUPS = 12
@@ -210,6 +213,20 @@ def with_pauses(log: MeasuredLog) -> pd.DataFrame:
     return log.requests.assign(arrival_s=arrival + np.cumsum(pauses))
 
 
+def _soft_weights(deviations: Floats, scale: float) -> Floats:
+    return (1 + (deviations / scale) ** 2) ** -0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """How far off is usual, relative to what was measured."""
+
+    scale: float = MAX_SCALE
+    """A request."""
+    model: float = MAX_MODEL_ERROR
+    """The mean of alike requests."""
+
+
 class Objective:
     """Residuals of one set of logs, with weights that `reweigh` sets.
 
@@ -243,8 +260,8 @@ class Objective:
         self._requests = [with_pauses(log) for log in logs]
         self._is_preempting = [False] * len(logs)
         self._rows = [np.isfinite(log.times.ttft_s) for log in logs]
-        self.scale = MAX_SCALE
-        self.model_error = MAX_MODEL_ERROR
+        self._errors = [_Errors()] * NUM_KINDS
+        """Of TTFT, E2E and TPOT."""
         self._groups = [
             groups for log, rows in zip(logs, self._rows, strict=True) for groups in _groups_of(log.times, rows)
         ]
@@ -294,18 +311,26 @@ class Objective:
     def reweigh(self, simulated: Sequence[Simulated]) -> None:
         """Set the weights by how far each request is off now."""
         found = self.deviations(simulated)
-        self.scale = float(np.clip(1.5 * 1.4826 * np.median(np.abs(np.concatenate(found))), MIN_SCALE, MAX_SCALE))
+        self._errors = [self._errors_of(found, kind) for kind in range(NUM_KINDS)]
         # Soft L1 as weights of squares (scipy's loss of that name).
-        self._weights = [(1 + (part / self.scale) ** 2) ** -0.5 for part in found]
-        self._is_usual = [np.abs(part) < STRAGGLER * self.scale for part in found]
-        left = [
-            np.bincount(groups.ravel(), np.tile(weights * part, len(groups)))
-            / np.bincount(groups.ravel(), np.tile(weights, len(groups)))
-            for part, weights, groups in zip(found, self._weights, self._groups, strict=True)
-            if part.size
-        ]
+        scales = [self._errors[i % NUM_KINDS].scale for i in range(len(found))]
+        self._weights = [_soft_weights(part, scale) for part, scale in zip(found, scales, strict=True)]
+        self._is_usual = [np.abs(part) < STRAGGLER * scale for part, scale in zip(found, scales, strict=True)]
+
+    def _errors_of(self, deviations: Sequence[Floats], kind: int) -> "_Errors":
+        """What TTFT, E2E or TPOT of all logs leave."""
+        mine = [(deviations[i], self._groups[i]) for i in range(kind, len(deviations), NUM_KINDS) if deviations[i].size]
+        if not mine:
+            return _Errors()
+        off = np.abs(np.concatenate([part for part, _ in mine]))
+        scale = float(np.clip(1.5 * 1.4826 * np.median(off), MIN_SCALE, MAX_SCALE))
+        left = []
+        for part, groups in mine:
+            weights = _soft_weights(part, scale)
+            total = np.bincount(groups.ravel(), np.tile(weights, len(groups)))
+            left.append(np.bincount(groups.ravel(), np.tile(weights * part, len(groups))) / total)
         usual_left = 1.4826 * float(np.median(np.abs(np.concatenate(left))))
-        self.model_error = float(np.clip(usual_left, MIN_MODEL_ERROR, MAX_MODEL_ERROR))
+        return _Errors(scale, float(np.clip(usual_left, MIN_MODEL_ERROR, MAX_MODEL_ERROR)))
 
     def residuals(self, simulated: Sequence[Simulated], parameters: Floats) -> Floats:
         """Means of the deviations and the prior's, in units of their scatter."""
@@ -327,18 +352,19 @@ class Objective:
             size = groups.shape[1]
             if not size:
                 continue
-            stretch = np.arange(size) * num // size + (0 if num == 1 else i // 3 * num)
+            stretch = np.arange(size) * num // size + (0 if num == 1 else i // NUM_KINDS * num)
             weights = self._weights[i]
             count = int(groups.max()) + 1
             cells = (groups * columns + stretch).ravel()
             sums = np.bincount(cells, np.tile(weights * difference / divisor, len(groups)), count * columns)
             total = np.bincount(groups.ravel(), np.tile(weights, len(groups)), count)
-            scatter = np.sqrt(len(groups) * (self.scale**2 / total + self.model_error**2))
+            errors = self._errors[i % NUM_KINDS]
+            scatter = np.sqrt(len(groups) * (errors.scale**2 / total + errors.model**2))
             blocks.append(sums.reshape(count, columns) / (total * scatter)[:, np.newaxis])
             usual = self._is_usual[i]
             seconds = np.bincount(stretch, usual * difference, columns) / max(float(measured @ usual), 1e-12)
             blocks.append(
-                seconds[np.newaxis] / np.sqrt(self.scale**2 / size + (MEANS_ERROR_SHARE * self.model_error) ** 2)
+                seconds[np.newaxis] / np.sqrt(errors.scale**2 / size + (MEANS_ERROR_SHARE * errors.model) ** 2)
             )
         return np.concatenate(blocks)
 

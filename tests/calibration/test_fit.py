@@ -286,6 +286,16 @@ def test_asynchronous_scheduling_is_found(is_async: bool) -> None:
     assert any(remark.startswith("async_scheduling is not given") for remark in result.remarks)
 
 
+def test_asynchronous_scheduling_is_the_default_where_the_logs_do_not_tell() -> None:
+    """One request at a time, of one token each: when the next step is scheduled makes no difference."""
+    log = measured(pd.DataFrame({"arrival_s": np.arange(40.0), "prompt_tokens": 100, "output_tokens": 1}))
+
+    result = fit(log, to_fit(SCHEDULER, "async_scheduling"))
+
+    assert result.server.scheduler.async_scheduling is True
+    assert any("as by default on GPUs; the logs do not tell" in remark for remark in result.remarks)
+
+
 def test_vllms_defaults_stand_in_with_a_statement() -> None:
     result = fit(measured(poisson(1, 60, 2)), to_fit(SCHEDULER, "max_num_batched_tokens", "max_model_len"))
 
