@@ -306,17 +306,14 @@ class _Fitting:
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
         coarse = self._coarse(found.logs)
-        scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": True})
+        scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": False})
         completed = replace(found.completed, scheduler=scheduler)
         other = self._solved(found.logs, coarse, completed, found.parameters, found.continuation)
-        best, worse = (found, other) if found.loss < CLEARLY * other.loss else (other, found)
-        word = "false" if best is found else "true"
-        if best.loss < CLEARLY * worse.loss:
-            remark = (
-                f"async_scheduling is not given: {word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
-            )
-        else:
-            remark = "async_scheduling is not given: true, as by default on GPUs; the logs do not tell"
+        best, worse, word = (other, found, "false") if other.loss < CLEARLY * found.loss else (found, other, "true")
+        told = f"{word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
+        if best.loss >= CLEARLY * worse.loss:
+            told = "true, as by default on GPUs; the logs do not tell"
+        remark = f"async_scheduling is not given: {told}"
         return replace(best, completed=best.completed.with_remark(remark))
 
     def _solved(

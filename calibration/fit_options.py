@@ -83,7 +83,7 @@ def assume(asked: ServerToFit, estimate: StepEstimate, longest: int) -> Complete
     if blocks is None:
         blocks = ample_blocks(seqs, max_model_len, given.block_size)
     fields = given.model_dump(exclude={"max_num_seqs", "max_num_batched_tokens", "num_blocks", "max_model_len"})
-    fields["async_scheduling"] = bool(given.async_scheduling)
+    fields["async_scheduling"] = given.async_scheduling is not False
     try:
         scheduler = SchedulerSection(
             **fields, max_num_seqs=seqs, max_num_batched_tokens=tokens, num_blocks=blocks, max_model_len=max_model_len

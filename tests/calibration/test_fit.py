@@ -436,12 +436,15 @@ def test_real_runs_are_reproduced(shared_data: Path, name: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path) -> None:
+    """Of a log that was cut in the middle of the load; vLLM 0.19 schedules asynchronously, which is left to be found:
+    a prompt's first token comes two step ends after it was scheduled."""
     name = "RTXPRO6000__Llama-3.1-8B"
     requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")
-    scheduler = SchedulerToFit(max_num_batched_tokens=2048, async_scheduling=False, **REAL[name])
+    scheduler = SchedulerToFit(max_num_batched_tokens=2048, **REAL[name])
 
     result = fit(requests[:150], ServerToFit(name=name, model=name, scheduler=scheduler))
 
+    assert result.server.scheduler.async_scheduling is True
     errors = mean_errors(predict(requests, result.server)[150:])
     assert all(abs(error) < 0.05 for error in errors.values()), errors
 
