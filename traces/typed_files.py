@@ -149,6 +149,14 @@ def _explain(error: ValidationError, model: type[BaseModel], skip: Mapping[Place
             yield _line(place, annotation, item["type"], item["msg"], item["input"], item.get("ctx", {}))
 
 
+def _section_of(key: str, annotation: Any) -> str:
+    """A hint if the key belongs into one of the sections below, as ``max_num_seqs`` into ``[scheduler]``."""
+    for name, field in getattr(annotation, "model_fields", {}).items():
+        if key in getattr(_bare(field.annotation), "model_fields", ()):
+            return f"; it belongs into [{name}]"
+    return ""
+
+
 def _line(place: Place, annotation: Any, kind: str, message: str, value: object, ctx: dict[str, Any]) -> str:
     """Say one mistake: place, rule, value.
 
@@ -157,7 +165,8 @@ def _line(place: Place, annotation: Any, kind: str, message: str, value: object,
     match kind:
         case "extra_forbidden":
             known = list(getattr(annotation, "model_fields", ()))
-            hint = did_you_mean(str(place[-1]), known) or f"; known: {', '.join(sorted(known))}"
+            hint = _section_of(str(place[-1]), annotation) or did_you_mean(str(place[-1]), known)
+            hint = hint or f"; known: {', '.join(sorted(known))}"
             return f"{_dotted(place)}: unknown key{hint}"
         case "missing":
             return f"{_dotted(place)}: missing"

@@ -127,6 +127,13 @@ def test_a_wrong_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "scheduler.max_num_seq: unknown key; did you mean 'max_num_seqs'?" in capsys.readouterr().err
 
 
+def test_an_option_outside_its_section_is_shown_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(tmp_path / "log.csv")
+
+    assert fit(tmp_path, server='model = "tiny"\nmax_num_seqs = 16\n') == 2
+    assert "max_num_seqs: unknown key; it belongs into [scheduler]" in capsys.readouterr().err
+
+
 def test_bad_rows_of_a_log_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log.csv").write_text(
         "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n0,10,5,0.2,0.1\n1,-3,5,0.1,0.2\n0.5,10,5,inf,0.2\n"
