@@ -1,9 +1,9 @@
 """What a call costs the workflows that come while it runs: the externality that a workflow's own return does not show.
 
-A small network learns how good a workflow turns out, given the load on each server when it arrives. Its slope in the
-load of server m, summed over the arrivals during a call there, is what that call takes from others (a Pigouvian price:
-with it, each decision is charged with its marginal effect on the whole). It is a first-order estimate that leaves out
-workflows which are already under way.
+A small network learns how good a workflow turns out, given the calls that it finds before its own on each server when
+it arrives. Its slope in those of server m, summed over the arrivals that find a call there before theirs, is what that
+call takes from others (a Pigouvian price: with it, each decision is charged with its marginal effect on the whole). It
+is a first-order estimate that leaves out workflows which are already under way.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .features import SERVER_FEATURES
 from .rollouts import Batch
 
-LOAD, SLOTS, PRICE = (SERVER_FEATURES.index(name) for name in ("load", "log_slots", "log_token_s"))
+LOAD, SLOTS, PRICE = (SERVER_FEATURES.index(name) for name in ("before", "log_slots", "log_token_s"))
 HIDDEN = 32
 
 
@@ -35,7 +35,7 @@ class CongestionNetwork(nn.Module):
         Parameters
         ----------
         loads
-            Requests over slots of each server: ``[B, n]``; what the slope is taken in.
+            Requests before its own, over slots, on each server: ``[B, n]``; what the slope is taken in.
         servers
             Slots and price of each: ``[B, n, 2]``.
         context
@@ -79,29 +79,36 @@ def fit(network: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, rewa
     return float(1 - loss.detach() / target.var(correction=0).clamp(min=1e-9))
 
 
-def charges(network: nn.Module, batch: Batch) -> NDArray[np.float64]:
-    """What each decision's call takes from later arrivals, at most 0: ``[N]``; 0 for plans."""
+def charges(network: nn.Module, batch: Batch, *, by_deadline: bool) -> NDArray[np.float64]:
+    """What each decision's call takes from later arrivals, at most 0: ``[N]``; 0 for plans.
+
+    Parameters
+    ----------
+    by_deadline
+        Whether servers take calls by deadline: one that waits takes nothing from arrivals that overtake it.
+    """
     rows = first_rows(batch)
     loads, *rest = inputs_of(batch, rows)
     loads = loads.requires_grad_()
     (slope,) = torch.autograd.grad(network(loads, *rest).sum(), loads)
     slopes = np.minimum(slope.numpy().astype(float), 0.0)
 
-    num_strategies = batch.luck.shape[2]
-    server = batch.choice // num_strategies
+    server = batch.choice // batch.luck.shape[2]
     slots = np.exp(3 * batch.features.servers[:, :, SLOTS].astype(float))
+    deadline_s = batch.time_s + batch.features.remaining_s
     result = np.zeros(len(batch.choice))
     is_call = ~batch.is_plan & np.isfinite(batch.call_s)
     for simulation in np.unique(batch.simulation):
-        arrivals = rows[batch.simulation[rows] == simulation]
-        order = np.argsort(batch.time_s[arrivals], kind="stable")
-        times = batch.time_s[arrivals][order]
-        sums = np.vstack([np.zeros(slopes.shape[1]), np.cumsum(slopes[batch.simulation[rows] == simulation][order], 0)])
+        of_arrivals = np.flatnonzero(batch.simulation[rows] == simulation)
+        arrivals = rows[of_arrivals]
         own = np.flatnonzero(is_call & (batch.simulation == simulation))
-        begin = np.searchsorted(times, batch.time_s[own], side="right")
-        end = np.searchsorted(times, batch.time_s[own] + batch.call_s[own], side="right")
-        at = server[own]
-        result[own] = (sums[end, at] - sums[begin, at]) / slots[own, at]
+        came_s, submitted_s = batch.time_s[arrivals], batch.time_s[own, None]
+        meets = (came_s > submitted_s) & (came_s <= submitted_s + batch.call_s[own, None])
+        if by_deadline:
+            runs = came_s > submitted_s + batch.wait_s[own, None]
+            meets &= runs | (deadline_s[arrivals] >= deadline_s[own, None])
+        taken = (meets * slopes[of_arrivals][:, server[own]].T).sum(1)
+        result[own] = taken / slots[own, server[own]]
     return result
 
 

@@ -30,8 +30,8 @@ BUDGET_SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share")
 """Those of them that tell of the budget."""
 CONTEXT_SIZE = len(SCALARS) + len(DOMAIN_NAMES) + len(TOPOLOGY_NAMES) + NUM_SLOTS
 SERVER_FEATURES = (
-    *("log_waiting", "log_running", "log_in_flight", "since_poll", "kv_usage", "poll_age", "load", "log_slots"),
-    "log_token_s",
+    *("log_waiting", "log_running", "log_in_flight", "since_poll", "kv_usage", "poll_age", "load", "before"),
+    *("log_slots", "log_token_s"),
 )
 RAW_METRICS = tuple(SERVER_FEATURES.index(name) for name in ("log_waiting", "log_running", "kv_usage"))
 """Those that a policy on raw metrics reads: what the server itself reports."""
@@ -111,8 +111,10 @@ class FeatureBuilder:
         numbers = np.array([_numbers(observation) for observation in observations], np.float64)
         budget_s, remaining_s, prompt_tokens, now = numbers[:, :_NUM_SCALARS].T
         gauges = numbers[:, _NUM_SCALARS:].reshape(num, -1, num_servers).swapaxes(0, 1)
-        waiting, running, in_flight, since_poll, kv_usage, polled_at, is_open = gauges
+        waiting, running, in_flight, since_poll, ahead, kv_usage, polled_at, is_open = gauges
         outstanding = np.maximum(waiting + running + since_poll, in_flight)
+        # As Observation.before.
+        before = np.maximum(np.minimum(outstanding, self._slots), ahead + (outstanding - in_flight))
 
         known = self._nodes.of([_node_key(observation) for observation in observations], observations)
         calls_to_go = known[:, 1 + _TO_GO]
@@ -131,8 +133,9 @@ class FeatureBuilder:
         servers[:, :, 4] = kv_usage
         servers[:, :, 5] = np.minimum(now[:, None] - polled_at, 10.0) / 5
         servers[:, :, 6] = np.minimum(outstanding / self._slots, 8.0) / 2
-        servers[:, :, 7:] = self._of_server
-        latency_s, actions = self._actions(observations, prompt_tokens, outstanding, share_s)
+        servers[:, :, 7] = np.minimum(before / self._slots, 8.0) / 2
+        servers[:, :, 8:] = self._of_server
+        latency_s, actions = self._actions(observations, prompt_tokens, before, share_s)
         return Features(
             np.array([observation.query_embedding for observation in observations]),
             context.astype(np.float32),
@@ -149,7 +152,7 @@ class FeatureBuilder:
         self,
         observations: Sequence[Observation],
         prompt_tokens: NDArray[np.float64],
-        outstanding: NDArray[np.float64],
+        before: NDArray[np.float64],
         share_s: NDArray[np.float64],
     ) -> tuple[Map, Floats]:
         keys = [(observation.query.domain, observation.query.question) for observation in observations]
@@ -159,7 +162,7 @@ class FeatureBuilder:
             latency_s = np.stack([observation.latency_map for observation in observations])  # type: ignore[misc]
         else:
             latency_s = self._knowledge.latency_by_steps(
-                prompt_tokens[:, None, None], tokens, np.ascontiguousarray(outstanding)[:, :, None]
+                prompt_tokens[:, None, None], tokens, np.ascontiguousarray(before)[:, :, None]
             )
         log_slack = np.log(share_s[:, None, None] / latency_s)
         in_time = ndtr(log_slack / LOG_ERROR_SD)
@@ -226,6 +229,7 @@ def _numbers(observation: Observation) -> tuple[float, ...]:
         *observation.running,
         *observation.in_flight,
         *observation.since_poll,
+        *observation.ahead,
         *observation.kv_usage,
         *observation.polled_at,
         *observation.is_open,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .congestion import CongestionNetwork, charges, fit, to_go
 from .constraint import Multipliers, cost_of
+from .evaluation_file import SCHEDULERS
 from .features import CONTEXT_SIZE
 from .losses import (
     advantages,
@@ -213,7 +214,7 @@ class Agents:
         figures["explained_variance/congestion"] = fit(
             self.congestion, self.optimisers["congestion"], batch, reward, options.passes
         )
-        own = charges(self.congestion, batch)
+        own = charges(self.congestion, batch, by_deadline=SCHEDULERS[self.training.scheduler].priority != "none")
         figures["congestion_per_query"] = float(own.sum() / len(batch.tier))
         return torch.from_numpy(options.weight * to_go(own, batch.next_row)).float()
 

@@ -84,6 +84,8 @@ class Batch:
     """The next decision of the same workflow, -1 for its last: ``[N]``."""
     call_s: NDArray[np.float64]
     """From the decision to the call's last token; NaN for plans and for calls that failed: ``[N]``."""
+    wait_s: NDArray[np.float64]
+    """Of it, until the server began with the call: ``[N]``."""
     time_s: NDArray[np.float64]
     """When, in seconds since its simulation began: ``[N]``."""
     simulation: NDArray[np.int64]
@@ -298,6 +300,7 @@ class _Recorder:
         slot = np.maximum([slot for _, slot in self._calls], 0) % right.shape[1]
         luck = np.stack([right.mean(1)[workflow], right[workflow, slot]], -1).astype(np.float32)
         kept = np.flatnonzero(is_learnt)
+        call_s, wait_s = self._call_and_wait_s()
         return Batch(
             Features.concatenate(self._features).take(kept),
             choice[kept],
@@ -306,7 +309,8 @@ class _Recorder:
             np.concatenate([plans.allowed for plans, _ in self._made]),
             workflow[kept],
             _next_rows(workflow[kept]),
-            self._call_s()[kept],
+            call_s[kept],
+            wait_s[kept],
             np.array(self._times)[kept],
             np.array([index for index, _ in self._calls])[kept],
             luck[kept],
@@ -335,10 +339,10 @@ class _Recorder:
             ended += [by_number[number] for number in range(len(by_number))]
         return ended
 
-    def _call_s(self) -> NDArray[np.float64]:
-        ends = [
+    def _call_and_wait_s(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        spans = [
             {
-                (submit.workflow_id, submit.slot): event.t
+                (submit.workflow_id, submit.slot): (event.t, simulation.driver.scheduled_s[event.call_id])
                 for event in simulation.driver.log
                 if isinstance(event, CallFinished)
                 for submit in [simulation.driver.submits[event.call_id]]
@@ -346,12 +350,19 @@ class _Recorder:
             for simulation in self._simulations
         ]
         names = [list(simulation.numbers) for simulation in self._simulations]
-        return np.array(
-            [
-                ends[index].get((names[index][workflow - self._first[index]], slot), np.nan) - t
-                for (index, slot), workflow, t in zip(self._calls, self._workflows, self._times, strict=True)
-            ]
+        nothing = (np.nan, np.nan)
+        ended, begun = (
+            np.array(
+                [
+                    spans[index].get((names[index][workflow - self._first[index]], slot), nothing)
+                    for (index, slot), workflow in zip(self._calls, self._workflows, strict=True)
+                ]
+            )
+            .reshape(-1, 2)
+            .T
         )
+        times = np.array(self._times)
+        return ended - times, begun - times
 
 
 class _Ended(NamedTuple):

@@ -106,11 +106,11 @@ class Knowledge:
         """
         if (predicted := observation.latency_map) is not None:
             return predicted
-        outstanding = np.array([[observation.outstanding(server)] for server in range(len(observation.servers))])
-        return self.latency_by_steps(observation.prompt_tokens, self.prospect(observation.query).tokens, outstanding)
+        before = np.array([[observation.before(server)] for server in range(len(observation.servers))])
+        return self.latency_by_steps(observation.prompt_tokens, self.prospect(observation.query).tokens, before)
 
     def latency_by_steps(
-        self, prompt_tokens: int | NDArray[np.float64], tokens: Map, outstanding: NDArray[np.float64]
+        self, prompt_tokens: int | NDArray[np.float64], tokens: Map, before: NDArray[np.float64]
     ) -> Map:
         """What step times say of a latency: ``[..., server, strategy]``; see `latency_s`.
 
@@ -118,11 +118,11 @@ class Knowledge:
         ----------
         tokens
             Of the output: ``[..., server, strategy]``.
-        outstanding
-            Requests on each server: ``[..., server, 1]``.
+        before
+            Requests that the call finds before it: ``[..., server, 1]``; see `Observation.before`.
         """
-        call_s = self.call_s(prompt_tokens, tokens, np.minimum(outstanding + 1, self.max_num_seqs))
-        rounds = np.maximum(outstanding + 1 - self.max_num_seqs, 0) / self.max_num_seqs
+        call_s = self.call_s(prompt_tokens, tokens, np.minimum(before + 1, self.max_num_seqs))
+        rounds = np.maximum(before + 1 - self.max_num_seqs, 0) / self.max_num_seqs
         # sum() and a division: mean() does the same, three times as slowly on arrays as small as one decision's.
         latency_s: Map = rounds * (call_s.sum(axis=-1, keepdims=True) / call_s.shape[-1]) + call_s
         return latency_s

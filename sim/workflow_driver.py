@@ -104,6 +104,8 @@ class WorkflowDriver:
         """In the order of their ends."""
         self.submits: dict[str, Submit] = {}
         """All calls, by id, in the order in which they were submitted."""
+        self.scheduled_s: dict[str, float] = {}
+        """When the server began with each call that has finished."""
         self._env = env
         self._controller = controller
         self._outcomes = outcomes
@@ -134,6 +136,8 @@ class WorkflowDriver:
         del self._requests[request.request_id]
         t = self._env.now_s
         if request.outcome == FINISHED:
+            assert request.scheduled_at is not None
+            self.scheduled_s[request.request_id] = to_seconds(request.scheduled_at)
             self._happened.append(CallFinished(t, request.request_id, request.prompt_tokens, request.num_output_tokens))
         else:
             self._happened.append(CallFailed(t, request.request_id, str(request.outcome)))

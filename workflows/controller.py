@@ -221,7 +221,9 @@ class Controller:
         if query.query_id in self._seen:
             raise ConfigError(f"query {query.query_id}", ["has arrived before; the ids of a run must differ"])
         self._seen.add(query.query_id)
-        topology, role_set = yield observe(t, t, query, self._table, self._context)
+        topology, role_set = yield observe(
+            t, t, query, self._table, self._context, priority=self._priority(t, t + query.budget_s)
+        )
         try:
             workflow = build_workflow(query.domain, str(topology), role_set)
         except ConfigError as error:
@@ -333,6 +335,7 @@ class Controller:
             node=node,
             prompt_tokens=prompt_tokens(query, workflow, node, messages),
             is_open=is_open,
+            priority=self._priority(t, active.deadline_s, node.calls_to_go),
         )
         server, strategy = self._checked((yield observation), is_open)
         prompt, max_tokens = self._fitted(query, workflow, node, messages, server, strategy)
@@ -353,8 +356,12 @@ class Controller:
             self._set_timer(t + self.options.call_timeout_s, active, submit.call_id)
         active.in_flight[submit.call_id] = None
         self._calls[submit.call_id] = ActiveCall(active, node, submit, t)
-        self._table.submitted(server)
+        self._table.submitted(server, submit.priority)
         return submit
+
+    def _priority(self, t: float, deadline_s: float, calls_to_go: int = 1) -> int:
+        """Of a call of which nobody has decided yet: as if it took as long as calls do."""
+        return self._rule(t, deadline_s, self._times.mean_path_s(calls_to_go))
 
     def _fitted(
         self,
@@ -416,7 +423,7 @@ class Controller:
         call = self._calls.pop(call_id, None)
         if call is None:
             raise ValueError(f"call {call_id!r} is not in flight: it was never submitted, or has ended before")
-        self._table.ended(call.submit.server)
+        self._table.ended(call.submit.server, call.submit.priority)
         return call
 
     def _set_timer(self, t: float, active: ActiveWorkflow, due: int | str | None) -> None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from inframind.traces import ConfigError
 
+from .priorities import LAST
 from .query import Query
 from .servers import ServerInfo, ServerTable
 from .workflow import Node, Workflow
 
-SERVER_FEATURES = ("is_open", "waiting", "running", "kv_usage", "poll_age_s", "in_flight", "since_poll")
+SERVER_FEATURES = ("is_open", "waiting", "running", "kv_usage", "poll_age_s", "in_flight", "since_poll", "ahead")
 """Columns of ``Observation.server_features``."""
 
 
@@ -72,6 +73,8 @@ class Observation:
     """Own calls submitted and not ended."""
     since_poll: tuple[int, ...]
     """Own calls submitted less those ended since the last poll."""
+    ahead: tuple[int, ...]
+    """Own calls in flight that the server takes before this one, by their priorities."""
     context: Context
     _latency_map: NDArray[np.float64] | None = None
 
@@ -94,6 +97,16 @@ class Observation:
         polled = self.waiting[server] + self.running[server] + self.since_poll[server]
         own = self.in_flight[server]
         return polled if polled > own else own
+
+    def before(self, server: int) -> int:
+        """Requests that a call submitted now finds before it: those that run, and those that wait and go first.
+
+        By vLLM's priorities a call overtakes those that wait with a later deadline, but takes no slot from one that
+        runs. Which of the own calls run is not known; the first in order are taken to. Others' requests go first.
+        """
+        outstanding = self.outstanding(server)
+        others = outstanding - self.in_flight[server]
+        return max(min(outstanding, self.servers[server].max_num_seqs), self.ahead[server] + others)
 
     def running_now(self, server: int) -> int:
         """Those of them that run: up to ``max_num_seqs``, or to those polled where some had to wait beside them."""
@@ -122,8 +135,8 @@ class Observation:
     def server_features(self) -> NDArray[np.float64]:
         """The servers' state: ``[server, SERVER_FEATURES]``."""
         ages = list(map(self.poll_age_s, range(len(self.servers))))
-        columns = (self.is_open, self.waiting, self.running, self.kv_usage, ages, self.in_flight, self.since_poll)
-        return np.array(columns, dtype=np.float64).T
+        polled = (self.is_open, self.waiting, self.running, self.kv_usage, ages)
+        return np.array((*polled, self.in_flight, self.since_poll, self.ahead), dtype=np.float64).T
 
     @property
     def latency_map(self) -> NDArray[np.float64] | None:
@@ -157,6 +170,7 @@ def observe(
     node: Node | None = None,
     prompt_tokens: int | None = None,
     is_open: Sequence[bool] | None = None,
+    priority: int = LAST,
 ) -> Observation:
     """The state of a decision at time ``t``; the one place where observations are made.
 
@@ -166,6 +180,8 @@ def observe(
         Of the call; those of the question if None.
     is_open
         Which servers may be chosen; those that are open if None.
+    priority
+        The call's, or of a plan that of its calls; without, it comes after all.
     """
     nothing = None if context.dead_reckoning else (0,) * len(table.infos)
     return Observation(
@@ -183,5 +199,6 @@ def observe(
         tuple(table.polled_at),
         nothing or tuple(table.in_flight),
         nothing or tuple(table.since_poll),
+        nothing or table.ahead_of(priority),
         context,
     )

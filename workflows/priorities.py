@@ -11,6 +11,9 @@ from collections.abc import Callable
 LATE = 10**15
 """In milliseconds, some 30,000 years: beyond every deadline, within vLLM's 64 bits and JSON's 53."""
 
+LAST = 2 * LATE
+"""After all that rules give."""
+
 PriorityRule = Callable[[float, float, float], int]
 """``(time, deadline, predicted seconds of the remaining critical path, this call included) -> priority``."""
 
@@ -72,6 +75,10 @@ class CallTimes:
         mean = self._means_s.get(key, seconds)
         self._means_s[key] = mean + self.WEIGHT * (seconds - mean)
         self._mean_s += self.WEIGHT * (seconds - self._mean_s)
+
+    def mean_path_s(self, calls_to_go: int) -> float:
+        """Seconds of a critical path, wherever its calls go."""
+        return calls_to_go * self._mean_s
 
     def path_s(self, server: int, strategy: str, calls_to_go: int) -> float:
         """Seconds of a critical path whose first call goes to this server, and the others wherever calls go."""

@@ -1,5 +1,6 @@
 """What the controller knows of its servers: gauges as last polled, and what it has done itself since."""
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,12 @@ class ServerTable:
         """Own calls submitted and not ended."""
         self.since_poll = [0] * num
         """Own calls submitted less those ended since the last poll."""
+        self._priorities: list[list[int]] = [[] for _ in names]
+        """Of own calls in flight, in order."""
+
+    def ahead_of(self, priority: int) -> tuple[int, ...]:
+        """Own calls in flight on each server that it takes before a call that comes now with this priority."""
+        return tuple([bisect_right(each, priority) for each in self._priorities])
 
     def polled(self, t: float, server: int, waiting: int, running: int, kv_usage: float) -> None:
         """New gauges: what happened before is in them."""
@@ -55,12 +62,15 @@ class ServerTable:
         self.polled_at[server] = t
         self.since_poll[server] = 0
 
-    def submitted(self, server: int) -> None:
+    def submitted(self, server: int, priority: int) -> None:
         """A call has gone there."""
+        insort(self._priorities[server], priority)
         self.in_flight[server] += 1
         self.since_poll[server] += 1
 
-    def ended(self, server: int) -> None:
+    def ended(self, server: int, priority: int) -> None:
         """A call there has ended."""
+        priorities = self._priorities[server]
+        del priorities[bisect_left(priorities, priority)]
         self.in_flight[server] -= 1
         self.since_poll[server] -= 1

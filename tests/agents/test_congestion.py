@@ -6,7 +6,17 @@ import torch
 from agent_world import features_of
 from torch import Tensor, nn
 
-from inframind.agents.congestion import LOAD, SLOTS, CongestionNetwork, charges, first_rows, fit, inputs_of, to_go
+from inframind.agents.congestion import (
+    LOAD,
+    PRICE,
+    SLOTS,
+    CongestionNetwork,
+    charges,
+    first_rows,
+    fit,
+    inputs_of,
+    to_go,
+)
 from inframind.agents.features import CONTEXT_SIZE, ROLE_SETS, TOPOLOGY_NAMES
 from inframind.agents.rollouts import Batch
 
@@ -21,10 +31,20 @@ class Linear(nn.Module):
         return -0.1 * loads[:, 0] + 0.1 * loads[:, 1]
 
 
-def batch(time_s: list[float], server: list[int], call_s: list[float], *, simulation: list[int] | None = None) -> Batch:
+def batch(
+    time_s: list[float],
+    server: list[int],
+    call_s: list[float],
+    *,
+    wait_s: list[float] | None = None,
+    deadline_s: list[float] | None = None,
+    simulation: list[int] | None = None,
+) -> Batch:
     """Workflows of one call each."""
     num = len(time_s)
     features = features_of(num, SERVERS, SIZE)
+    if deadline_s is not None:
+        features.remaining_s[:] = np.array(deadline_s) - time_s
     features.servers[:, :, SLOTS] = np.log(MAX_NUM_SEQS) / 3
     return Batch(
         features=features,
@@ -35,6 +55,7 @@ def batch(time_s: list[float], server: list[int], call_s: list[float], *, simula
         workflow=np.arange(num),
         next_row=np.full(num, -1),
         call_s=np.array(call_s),
+        wait_s=np.zeros(num) if wait_s is None else np.array(wait_s),
         time_s=np.array(time_s),
         simulation=np.zeros(num, np.int64) if simulation is None else np.array(simulation),
         luck=np.zeros((num, SERVERS, STRATEGIES, 2), np.float32),
@@ -51,19 +72,34 @@ def test_a_call_is_charged_for_who_comes_while_it_runs() -> None:
     """Four slots: a call is a quarter of a unit of load. It does not meet itself, nor who comes after its end."""
     made = batch([0.0, 1.0, 2.0, 9.0], [0, 0, 0, 0], [5.0, 1.5, 100.0, 1.0])
 
-    assert charges(Linear(), made) == pytest.approx([-0.1 / 4 * 2, -0.1 / 4 * 1, -0.1 / 4 * 1, 0.0])
+    assert charges(Linear(), made, by_deadline=False) == pytest.approx([-0.1 / 4 * 2, -0.1 / 4 * 1, -0.1 / 4 * 1, 0.0])
 
 
 def test_nobody_is_paid_and_failed_calls_cost_nothing() -> None:
     made = batch([0.0, 1.0, 2.0], [1, 0, 0], [5.0, np.nan, 1.0])
 
-    assert charges(Linear(), made) == pytest.approx([0.0, 0.0, 0.0])
+    assert charges(Linear(), made, by_deadline=False) == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_who_overtakes_a_call_that_waits_loses_nothing_by_it() -> None:
+    """The first call, due at 50, waits until 3 and ends at 9: of those at 1 and 2 the one that is due before it goes
+    first. At 4 it runs, and whoever comes finds it."""
+    made = batch(
+        [0.0, 1.0, 2.0, 4.0],
+        [0, 1, 1, 1],
+        [9.0, 0.1, 0.1, 0.1],
+        wait_s=[3.0, 0.0, 0.0, 0.0],
+        deadline_s=[50.0, 11.0, 60.0, 14.0],
+    )
+
+    assert charges(Linear(), made, by_deadline=True)[0] == pytest.approx(-0.1 / 4 * 2)
+    assert charges(Linear(), made, by_deadline=False)[0] == pytest.approx(-0.1 / 4 * 3)
 
 
 def test_simulations_do_not_meet() -> None:
     made = batch([0.0, 1.0, 2.0], [0, 0, 0], [5.0, 5.0, 5.0], simulation=[0, 1, 0])
 
-    assert charges(Linear(), made) == pytest.approx([-0.1 / 4, 0.0, 0.0])
+    assert charges(Linear(), made, by_deadline=False) == pytest.approx([-0.1 / 4, 0.0, 0.0])
 
 
 def test_a_plan_answers_for_all_calls_that_follow_from_it() -> None:
@@ -86,7 +122,7 @@ def test_the_slope_is_learnt_from_what_workflows_earn() -> None:
     loads = np.random.default_rng(0).uniform(0, 4, (num, SERVERS)).astype(np.float32)
     made.features.servers[:, :, LOAD] = loads / 2
     # Which server is which: by their price.
-    made.features.servers[:, :, 8] = [0.0, 1.0]
+    made.features.servers[:, :, PRICE] = [0.0, 1.0]
     reward = torch.from_numpy(1 - 0.2 * loads[:, 0])
     network = CongestionNetwork(CONTEXT_SIZE)
 

@@ -41,6 +41,7 @@ def calls(
         workflow=np.arange(num),
         next_row=np.full(num, -1),
         call_s=np.full(num, 1.0),
+        wait_s=np.zeros(num),
         time_s=np.arange(num, dtype=float),
         simulation=np.zeros(num, np.int64),
         luck=np.zeros((num, SERVERS, STRATEGIES, 2), np.float32),

@@ -75,12 +75,12 @@ def test_dead_reckoning_is_that_of_the_controller() -> None:
         if kind == 0:
             table.polled(t, 0, polls[i][3], polls[i][2], 0.0)
         elif kind == 1:
-            table.ended(0)
+            table.ended(0, 0)
         else:
             observation = observe(t, t, query, table, Context(None, None, dead_reckoning=True))
             expected = (observation.running_now(0), observation.waiting_now(0))
             assert (seen["running"][i], seen["waiting"][i]) == expected
-            table.submitted(0)
+            table.submitted(0, 0)
 
 
 def test_without_polls_the_state_comes_from_the_log() -> None:

@@ -38,6 +38,16 @@ def test_waiting_takes_rounds_of_the_mean_call() -> None:
     assert knowledge.latency_s(look(outstanding=(3, 0)))[0] == pytest.approx(np.array([0.1, 1.0, 2.0]) + mean_s)
 
 
+def test_a_call_that_overtakes_those_that_wait_waits_for_a_slot() -> None:
+    """Two of three own calls run, the third is due later: (2 + 1 - 2) / 2, half a round, in place of a whole one."""
+    knowledge = Knowledge(SERVERS, Expected(), 2048)
+    mean_s = (0.1 + 1.0 + 2.0) / 3
+
+    seen = replace(look(outstanding=(3, 0)), in_flight=(3, 0), ahead=(1, 0))
+
+    assert knowledge.latency_s(seen)[0] == pytest.approx(np.array([0.1, 1.0, 2.0]) + mean_s / 2)
+
+
 def test_predictors_come_first() -> None:
     class Predicted:
         def latency_map(
