@@ -60,11 +60,15 @@ def probabilities(agents: Agents) -> np.ndarray:
     return np.asarray(torch.softmax(logits, -1).numpy()[0])
 
 
-def play(agents: Agents, right: np.ndarray, late: np.ndarray, *, rounds: int, tier: int = 0, num: int = 300) -> None:
-    """A bandit: arm a is right with probability ``right[a]`` and late with ``late[a]``."""
+def play(
+    agents: Agents, right: np.ndarray, late: np.ndarray, *, rounds: int, tier: int = 0, num: int = 300
+) -> np.ndarray:
+    """A bandit: arm a is right with probability ``right[a]`` and late with ``late[a]``; the odds of each round."""
     rng = np.random.default_rng(0)
+    history = []
     for round_ in range(rounds):
         odds = probabilities(agents)
+        history.append(odds)
         choice = rng.choice(len(odds), size=num, p=odds / odds.sum())
         batch = calls(
             choice,
@@ -74,6 +78,7 @@ def play(agents: Agents, right: np.ndarray, late: np.ndarray, *, rounds: int, ti
             tier=tier,
         )
         agents.update(batch, round_ / rounds, rng)
+    return np.array(history)
 
 
 ARMS = SERVERS * STRATEGIES
@@ -87,7 +92,9 @@ def test_the_executor_solves_a_bandit(preset: str) -> None:
     right[5] = 0.9
     # Faster than in life, and with an end to exploring, which the reference has not.
     learner = {"learning_rate": 0.01, "last_entropy": 0.0}
-    agents = Agents(training(preset=preset, executor={"learner": learner}, **FIXED), SIZE, SERVERS)
+    # What is known beforehand of these arms is drawn: it means nothing.
+    executor = {"learner": learner, "network": {"prior": 0.0}}
+    agents = Agents(training(preset=preset, executor=executor, **FIXED), SIZE, SERVERS)
 
     play(agents, right, np.zeros(ARMS), rounds=30)
 
@@ -98,22 +105,23 @@ def test_the_executor_solves_a_bandit(preset: str) -> None:
 def test_a_price_turns_the_executor_away_from_what_is_late() -> None:
     """Arm 0 is right more often, and too late in 60 of 100; arm 1 is right in 70 and in time. 20 may be late.
 
-    With quality as reward the constraint alone speaks for arm 1. The best mixture has arm 0 in a third of all.
+    With quality as reward the constraint alone speaks for arm 1. The best mixture has arm 0 in a third of all (a linear
+    program's, by hand); a policy that goes on exploring circles around it, so its mean over the rounds is what counts.
     """
     right, late = np.full(ARMS, 0.1), np.zeros(ARMS)
     right[:2], late[0] = (0.95, 0.7), 0.6
     free = {"limit": 1.0, "initial": 0.0}
-    bound = {"limit": 0.2, "initial": 0.0, "rate": 0.2}
+    bound = {"limit": 0.2, "initial": 0.0, "rate": 0.05}
+    learner = {"learning_rate": 0.01, "entropy": 0.1, "last_entropy": 0.1}
     shares = {}
     for name, constraint in (("free", free), ("bound", bound)):
-        executor = {"learner": {"learning_rate": 0.01}, "network": {"prior": 0.0}}
+        executor = {"learner": learner, "network": {"prior": 0.0}}
         options = training(reward={"kind": "quality"}, constraint=constraint, executor=executor, **FIXED)
         agents = Agents(options, SIZE, SERVERS)
-        play(agents, right, late, rounds=60)
-        shares[name] = probabilities(agents)[0]
+        shares[name] = play(agents, right, late, rounds=120)[40:, 0].mean()
 
     assert shares["free"] > 0.9
-    assert shares["bound"] < 0.6
+    assert shares["bound"] == pytest.approx(1 / 3, abs=0.1)
 
 
 def test_a_tier_has_a_price_of_its_own() -> None:
