@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .features import SERVER_FEATURES
 from .rollouts import Batch
 
-LOAD, SLOTS, PRICE = (SERVER_FEATURES.index(name) for name in ("before", "log_slots", "log_token_s"))
+BEFORE, SLOTS, PRICE = (SERVER_FEATURES.index(name) for name in ("before", "log_slots", "log_token_s"))
 HIDDEN = 32
 
 
@@ -60,7 +60,7 @@ def inputs_of(batch: Batch, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Te
     """What the network reads of some decisions."""
     servers = torch.from_numpy(batch.features.servers[rows])
     return (
-        2 * servers[:, :, LOAD],
+        2 * servers[:, :, BEFORE],
         servers[:, :, [SLOTS, PRICE]],
         torch.from_numpy(batch.features.context[rows]),
         torch.from_numpy(batch.luck[rows][..., 0]),
@@ -85,7 +85,8 @@ def charges(network: nn.Module, batch: Batch, *, by_deadline: bool) -> NDArray[n
     Parameters
     ----------
     by_deadline
-        Whether servers take calls by deadline: one that waits takes nothing from arrivals that overtake it.
+        Whether servers take calls by deadline: one that waits takes nothing from arrivals that overtake it. A late call
+        counts by its deadline too, though under ``edf-late-last`` all overtake it: there it pays too much.
     """
     rows = first_rows(batch)
     loads, *rest = inputs_of(batch, rows)

@@ -36,6 +36,8 @@ SERVER_FEATURES = (
 RAW_METRICS = tuple(SERVER_FEATURES.index(name) for name in ("log_waiting", "log_running", "kv_usage"))
 """Those that a policy on raw metrics reads: what the server itself reports."""
 ACTION_FEATURES = ("quality", "log_slack", "in_time", "good", "log_tokens", "log_work")
+FEATURE_SIZES = (CONTEXT_SIZE, len(SERVER_FEATURES), len(ACTION_FEATURES))
+"""Weights fit one version of them."""
 GOOD = ACTION_FEATURES.index("good")
 SLACK = ACTION_FEATURES.index("log_slack")
 LOG_ERROR_SD = 0.5

@@ -160,7 +160,7 @@ def route_balance(
 
     Kept is what is in time with at least ``least_probability``; if nothing is, that probability is halved until
     something is. The rest is ranked by quality, latency and cost, each scaled to [0, 1] among what is kept. Own calls
-    since the last poll count at once (dead reckoning): `Observation.outstanding` sees to it.
+    since the last poll count at once (dead reckoning): `Observation.before` sees to it.
 
     Parameters
     ----------

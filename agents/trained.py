@@ -17,7 +17,7 @@ from inframind.traces import ConfigError, Section, load_json, whole_folder
 from inframind.workflows import Choice, Observation, Plan, PlannerPolicy
 
 from .acting import Actor
-from .features import CONTEXT_SIZE, FeatureBuilder
+from .features import FEATURE_SIZES, FeatureBuilder
 from .networks import NetworkOptions, executor_network, planner_network
 from .plans import planner_of
 from .policy import Policy
@@ -28,7 +28,7 @@ POLICY, WEIGHTS = "policy.json", "weights.safetensors"
 class PolicyRecord(Section):
     """What ``policy.json`` says."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """Of the format."""
     name: str
     """Of the training."""
@@ -42,8 +42,8 @@ class PolicyRecord(Section):
     """Its network."""
     embedding_size: int
     """Dimensions of the queries' embeddings."""
-    context_size: int
-    """Of the features: weights fit one version of them."""
+    feature_sizes: tuple[int, int, int]
+    """Of context, servers and actions, see `inframind.agents.features`."""
     servers: tuple[str, ...]
     """LLMs of the pool that it was trained on, server by server."""
     training: dict[str, Any]
@@ -89,10 +89,10 @@ def load_policy(folder: Path, servers: Sequence[ServerOptions], knowledge: Knowl
         It is no policy, or one that cannot serve this pool.
     """
     record = load_json(folder / POLICY, PolicyRecord)
-    if record.context_size != CONTEXT_SIZE:
+    if record.feature_sizes != FEATURE_SIZES:
         raise ConfigError(
             folder,
-            [f"has {record.context_size} numbers of context, and this version gives {CONTEXT_SIZE}: train again"],
+            [f"was trained on features of sizes {record.feature_sizes}, this version has {FEATURE_SIZES}: train again"],
         )
     models = tuple(server.model for server in servers)
     if record.executor.kind != "set" and models != record.servers:

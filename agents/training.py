@@ -29,7 +29,7 @@ from inframind.sim.outcomes import OutcomeModel
 from inframind.workflows import LatencyModel
 
 from .acting import Actor
-from .features import CONTEXT_SIZE, DOMAIN_NAMES, ROLE_SETS, STRATEGY_NAMES
+from .features import DOMAIN_NAMES, FEATURE_SIZES, ROLE_SETS, STRATEGY_NAMES
 from .learning import Agents
 from .networks import executor_network, planner_network
 from .plans import planner_of
@@ -101,7 +101,7 @@ class Trainer:
             mask_infeasible=training.planner.mask_infeasible,
             executor=training.executor.network,
             embedding_size=self.embedding_size,
-            context_size=CONTEXT_SIZE,
+            feature_sizes=FEATURE_SIZES,
             servers=tuple(server.model for server in self.pool.servers),
             training={
                 "config": training.model_dump(mode="json", exclude_none=True),

@@ -222,7 +222,7 @@ class Controller:
             raise ConfigError(f"query {query.query_id}", ["has arrived before; the ids of a run must differ"])
         self._seen.add(query.query_id)
         topology, role_set = yield observe(
-            t, t, query, self._table, self._context, priority=self._priority(t, t + query.budget_s)
+            t, t, query, self._table, self._context, self._priority(t, t + query.budget_s)
         )
         try:
             workflow = build_workflow(query.domain, str(topology), role_set)
@@ -331,11 +331,11 @@ class Controller:
             query,
             self._table,
             self._context,
+            self._priority(t, active.deadline_s, node.calls_to_go),
             workflow=workflow,
             node=node,
             prompt_tokens=prompt_tokens(query, workflow, node, messages),
             is_open=is_open,
-            priority=self._priority(t, active.deadline_s, node.calls_to_go),
         )
         server, strategy = self._checked((yield observation), is_open)
         prompt, max_tokens = self._fitted(query, workflow, node, messages, server, strategy)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from inframind.traces import ConfigError
 
-from .priorities import LAST
 from .query import Query
 from .servers import ServerInfo, ServerTable
 from .workflow import Node, Workflow
@@ -102,7 +101,8 @@ class Observation:
         """Requests that a call submitted now finds before it: those that run, and those that wait and go first.
 
         By vLLM's priorities a call overtakes those that wait with a later deadline, but takes no slot from one that
-        runs. Which of the own calls run is not known; the first in order are taken to. Others' requests go first.
+        runs. Which of the own calls run is not known: the first in order are taken to, so where some that run are due
+        after this one, as many too few are counted. Others' requests go first.
         """
         outstanding = self.outstanding(server)
         others = outstanding - self.in_flight[server]
@@ -165,23 +165,23 @@ def observe(
     query: Query,
     table: ServerTable,
     context: Context,
+    priority: int,
     *,
     workflow: Workflow | None = None,
     node: Node | None = None,
     prompt_tokens: int | None = None,
     is_open: Sequence[bool] | None = None,
-    priority: int = LAST,
 ) -> Observation:
     """The state of a decision at time ``t``; the one place where observations are made.
 
     Parameters
     ----------
+    priority
+        The call's; a plan's is that of a call on the query's deadline.
     prompt_tokens
         Of the call; those of the question if None.
     is_open
         Which servers may be chosen; those that are open if None.
-    priority
-        The call's, or of a plan that of its calls; without, it comes after all.
     """
     nothing = None if context.dead_reckoning else (0,) * len(table.infos)
     return Observation(

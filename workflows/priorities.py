@@ -11,9 +11,6 @@ from collections.abc import Callable
 LATE = 10**15
 """In milliseconds, some 30,000 years: beyond every deadline, within vLLM's 64 bits and JSON's 53."""
 
-LAST = 2 * LATE
-"""After all that rules give."""
-
 PriorityRule = Callable[[float, float, float], int]
 """``(time, deadline, predicted seconds of the remaining critical path, this call included) -> priority``."""
 

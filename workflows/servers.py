@@ -1,6 +1,6 @@
 """What the controller knows of its servers: gauges as last polled, and what it has done itself since."""
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +70,6 @@ class ServerTable:
 
     def ended(self, server: int, priority: int) -> None:
         """A call there has ended."""
-        priorities = self._priorities[server]
-        del priorities[bisect_left(priorities, priority)]
+        self._priorities[server].remove(priority)
         self.in_flight[server] -= 1
         self.since_poll[server] -= 1

@@ -7,7 +7,7 @@ from agent_world import features_of
 from torch import Tensor, nn
 
 from inframind.agents.congestion import (
-    LOAD,
+    BEFORE,
     PRICE,
     SLOTS,
     CongestionNetwork,
@@ -120,7 +120,7 @@ def test_the_slope_is_learnt_from_what_workflows_earn() -> None:
     num = 2_000
     made = batch([float(t) for t in range(num)], [0] * num, [1.0] * num)
     loads = np.random.default_rng(0).uniform(0, 4, (num, SERVERS)).astype(np.float32)
-    made.features.servers[:, :, LOAD] = loads / 2
+    made.features.servers[:, :, BEFORE] = loads / 2
     # Which server is which: by their price.
     made.features.servers[:, :, PRICE] = [0.0, 1.0]
     reward = torch.from_numpy(1 - 0.2 * loads[:, 0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inframind.agents import Knowledge
-from inframind.agents.features import CONTEXT_SIZE
+from inframind.agents.features import FEATURE_SIZES
 from inframind.agents.networks import NetworkOptions, executor_network, planner_network
 from inframind.agents.trained import PolicyRecord, load_policy, save_policy
 from inframind.sim import load_pool
@@ -28,7 +28,7 @@ def saved(folder: Path, kind: str = "set", fixed: str = "") -> Path:
         mask_infeasible=True,
         executor=options,
         embedding_size=SIZE,
-        context_size=CONTEXT_SIZE,
+        feature_sizes=FEATURE_SIZES,
         servers=tuple(server.model for server in POOL),
         training={},
     )
@@ -48,6 +48,7 @@ def look(servers: list, budget_s: float = 50.0, node: int | None = None):  # typ
         Query("q", "math", 3, 80, budget_s, embedding=3),
         table,
         Context(OUTCOMES.bank.embedding, None, dead_reckoning=True),
+        0,
         workflow=None if node is None else workflow,
         node=None if node is None else workflow.nodes[node],
     )

@@ -77,7 +77,7 @@ def test_dead_reckoning_is_that_of_the_controller() -> None:
         elif kind == 1:
             table.ended(0, 0)
         else:
-            observation = observe(t, t, query, table, Context(None, None, dead_reckoning=True))
+            observation = observe(t, t, query, table, Context(None, None, dead_reckoning=True), 0)
             expected = (observation.running_now(0), observation.waiting_now(0))
             assert (seen["running"][i], seen["waiting"][i]) == expected
             table.submitted(0, 0)

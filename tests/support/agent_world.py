@@ -68,7 +68,14 @@ def look(
         table.polled(0.0, index, max(0, num - 2), min(num, 2), 0.0)
     workflow = build_workflow("math", topology, role_set)
     return observe(
-        *(0.0, 0.0, Query(query_id, "math", question, 20, budget_s), table, Context(None, None, dead_reckoning=True)),
+        *(
+            0.0,
+            0.0,
+            Query(query_id, "math", question, 20, budget_s),
+            table,
+            Context(None, None, dead_reckoning=True),
+            0,
+        ),
         workflow=workflow,
         node=workflow.nodes[slot],
         is_open=is_open,

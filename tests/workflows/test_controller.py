@@ -141,6 +141,32 @@ def test_all_calls_of_a_workflow_share_its_deadline() -> None:
     assert [(c.deadline_s, c.priority) for c in commands if isinstance(c, Submit)] == [(60.0, 60_000)] * 2
 
 
+@pytest.mark.parametrize(("priority", "ahead"), [("edf", [0, 0, 1]), ("none", [0, 1, 2]), ("least-slack", [0, 0, 1])])
+def test_a_call_sees_who_goes_before_it(priority: str, ahead: list[int]) -> None:
+    """Budgets of 1000, 10 and 500 s in turn, all on one server."""
+    control = controller(priority=priority)
+    play(control, ServerClosed(0.0, 1))
+    for name, budget_s in (("a", 1000.0), ("b", 10.0), ("c", 500.0)):
+        play(control, Arrived(0.0, query(name, budget_s)))
+
+    seen = control.executor.seen  # type: ignore[attr-defined]
+    assert [each.ahead[0] for each in seen] == ahead
+
+
+def test_what_has_ended_goes_before_nobody() -> None:
+    """A call that failed and was tried again, one that was stopped, one that finished."""
+    control = controller("IO", "MathSolver+Mathematician", max_attempts=2)
+    play(control, Arrived(0.0, query("a")), CallFailed(1.0, "a.0.0", "refused"))
+    play(control, CallFailed(2.0, "a.0.1", "refused"), CallFailed(2.0, "a.1.0", "cancelled"))
+    play(control, Arrived(3.0, query("b")), finished(4.0, "b.0.0"), finished(5.0, "b.1.0"), finished(6.0, "b.2.0"))
+    assert (control.num_active, control.num_calls) == (0, 0)
+
+    play(control, Arrived(7.0, query("c", budget_s=1000.0)))
+
+    seen = control.executor.seen  # type: ignore[attr-defined]
+    assert [each.ahead for each in seen[-2:]] == [(0, 0), (1, 0)]
+
+
 def test_least_slack_counts_the_calls_to_come() -> None:
     """Before any call has ended each is taken for 10 s: 60 - 20 and 60 - 6, for 6 s is what the first then took."""
     control = controller("Chain", "MathSolver+Inspector", priority="least-slack")

@@ -45,7 +45,7 @@ def table(num: int = 2) -> ServerTable:
 
 
 def look(servers: ServerTable, context: Context | None = None, t: float = 12.0) -> Observation:
-    return observe(t, 10.0, QUERY, servers, context or Context(None, None, dead_reckoning=True))
+    return observe(t, 10.0, QUERY, servers, context or Context(None, None, dead_reckoning=True), 0)
 
 
 def test_dead_reckoning_adds_own_calls_since_the_poll() -> None:
@@ -208,7 +208,7 @@ def test_planner_and_executor_see_the_same_kind_of_thing() -> None:
     context = Context(None, None, dead_reckoning=True)
     planners = look(table())
     executors = observe(
-        12.0, 10.0, QUERY, table(), context, workflow=workflow, node=workflow.nodes[0], prompt_tokens=77
+        12.0, 10.0, QUERY, table(), context, 0, workflow=workflow, node=workflow.nodes[0], prompt_tokens=77
     )
 
     assert (planners.role, planners.prompt_tokens, planners.budget_s, planners.remaining_s) == (None, 20, 50.0, 48.0)
