@@ -46,7 +46,8 @@ class NetworkOptions(Section):
     kind: Literal["set", "flat", "dual"] = "set"
     """``set`` serves any pool; ``flat`` and ``dual`` (query and state on ways of their own) only that of training."""
     system: Literal["latency-map", "raw-metrics", "none"] = "latency-map"
-    """What it sees of the servers: predicted latencies with the gauges (theory, 3.3), the gauges alone, or nothing."""
+    """What it sees of the servers: predicted latencies with the gauges (theory, 3.3), the gauges alone (a ``set``
+    network: and own calls), or nothing."""
     budget: Literal["seconds", "none"] = "seconds"
     """Whether it sees budget and remaining time."""
     heads: Literal["joint", "factored"] = "joint"

@@ -43,7 +43,7 @@ class LoadOptions(Section):
     """Whether each simulation has shares of the budget tiers of its own (Dirichlet), or those of ``budgets``."""
     embedding_noise: NotNegative = 0.0
     """Length of the noise added to each query's embedding, whose own length is 1, so that the training's questions are
-    not learnt by heart."""
+    not learnt by heart. Without effect on networks with ``query = 0``."""
     queries: Count = 400
     """In one simulation, from idle servers to the last answer."""
 

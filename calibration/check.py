@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from inframind.sim import ServerSection
+from inframind.traces import RequestLog
 
 from .check_inputs import log_names, samples_beside
 from .check_statistics import Comparison, Interval, Spread, bootstrap, compare, repeat_spread, statistics
@@ -74,7 +75,7 @@ class LogCheck:
 
 
 def check_logs(
-    logs: Mapping[Path, pd.DataFrame],
+    logs: Mapping[Path, RequestLog],
     server: ServerSection,
     *,
     repeats: Sequence[Sequence[Path]] = (),
@@ -93,7 +94,7 @@ def check_logs(
     on_progress
         Called now and then with the number of requests that have been replayed, over all logs.
     """
-    observed = {path: rows.assign(tpot_s=_tpot_s(rows, ""), in_flight=in_flight(rows)) for path, rows in logs.items()}
+    observed = {path: _observed(log.requests) for path, log in logs.items()}
     group_of = {path: [_without_warm_up(observed[each]) for each in group] for group in repeats for path in group}
     names = log_names(list(logs))
     checks = []
@@ -119,7 +120,7 @@ def check_logs(
                 in_sample=_is_in_sample(rows, server),
                 extrapolates=extrapolations(rows, run.calls, server),
                 notes=(
-                    *_notes(predicted, run.calls["outcome"], server),
+                    *_notes(predicted, run.calls["outcome"], server, num_failed=len(logs[path].failed)),
                     *_group_notes(group_of.get(path, [])),
                     *sample_notes,
                 ),
@@ -130,6 +131,10 @@ def check_logs(
         )
         num_done += len(rows)
     return checks
+
+
+def _observed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(tpot_s=_tpot_s(rows, ""), in_flight=in_flight(rows))
 
 
 def in_flight(rows: pd.DataFrame) -> NDArray[np.int64]:
@@ -196,8 +201,10 @@ def _pair(rows: pd.DataFrame, metric: str) -> tuple[Floats, Floats]:
     return rows[metric].to_numpy(dtype=np.float64), rows[f"sim_{metric}"].to_numpy(dtype=np.float64)
 
 
-def _notes(rows: pd.DataFrame, outcomes: "pd.Series[str]", server: ServerSection) -> list[str]:
+def _notes(rows: pd.DataFrame, outcomes: "pd.Series[str]", server: ServerSection, *, num_failed: int) -> list[str]:
     notes = []
+    if num_failed:
+        notes.append(f"{num_failed:,} failed requests, without output tokens, are left out.")
     if "model" in rows and (names := set(rows["model"].dropna())) and names != {server.model}:
         notes.append(f"The log is of the model {names.pop()}, the server file of {server.model}.")
     unknown = int(rows[["ttft_s", "e2e_s"]].isna().any(axis=1).sum())

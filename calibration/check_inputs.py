@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from inframind.sim import ServerSection
-from inframind.traces import SAMPLES, TraceError, read_requests
+from inframind.traces import SAMPLES, RequestLog, TraceError, read_log
 
 _MAX_SHOWN = 20
 _LOGS_OF_FOLDERS = {"calls", "requests"}
@@ -15,7 +16,7 @@ _LOGS_OF_FOLDERS = {"calls", "requests"}
 _QUEUES = ("time_s", "waiting", "running")
 
 
-def read_logs(paths: Iterable[Path], server: ServerSection) -> dict[Path, pd.DataFrame]:
+def read_logs(paths: Iterable[Path], server: ServerSection) -> dict[Path, RequestLog]:
     """Read logs that can be compared; a path that occurs again is read once.
 
     Raises
@@ -72,39 +73,46 @@ def _read_samples(source: Path) -> tuple[pd.DataFrame, list[str]]:
     return samples, [f"{num_torn:,} of {num_rows:,} rows of {source.name} are not whole and left out."] * (num_torn > 0)
 
 
-def _read_log(path: Path, server: ServerSection) -> pd.DataFrame:
+def _read_log(path: Path, server: ServerSection) -> RequestLog:
     limit = server.scheduler.max_model_len
-    rows = read_requests(path, max_model_len=limit)
+    log = read_log(path, max_model_len=limit)
+    rows = log.requests
     measured = [name for name in ("ttft_s", "e2e_s") if name in rows and rows[name].notna().any()]
     if missing := [name for name in ("ttft_s", "e2e_s") if name not in measured]:
         found = ", ".join(map(str, rows.columns))
         raise TraceError(path, [f"{name}: no measured times to check against; columns: {found}" for name in missing])
-    rows = of_server(path, rows, server.name)
-    tokens = rows["prompt_tokens"] + rows["output_tokens"]
-    if len(too_long := rows[tokens > limit]):
+    log = of_server(path, log, server.name)
+    tokens = log.requests["prompt_tokens"] + log.requests["output_tokens"]
+    too_long = log.requests.set_axis(log.places)[(tokens > limit).to_numpy()].sort_index()
+    if len(too_long):
         problems = [
-            f"request {number + 1}: prompt_tokens ({prompt}) + output_tokens ({output}) must be at most "
+            f"{log.unit} {place}: prompt_tokens ({prompt}) + output_tokens ({output}) must be at most "
             f"max_model_len ({limit}) of {server.name}"
-            for number, prompt, output in too_long[["prompt_tokens", "output_tokens"]].itertuples()
+            for place, prompt, output in too_long[["prompt_tokens", "output_tokens"]].itertuples()
         ]
         raise TraceError(path, problems[:_MAX_SHOWN], len(problems))
-    return rows
+    return log
 
 
-def of_server(path: Path, rows: pd.DataFrame, server: str) -> pd.DataFrame:
-    """Return the rows of one server and one model: those of a pool's log are told apart by the server's name.
+def of_server(path: Path, log: RequestLog, server: str) -> RequestLog:
+    """Return the log of one server and one model: rows of a pool's log are told apart by the server's name.
 
     Raises
     ------
     TraceError
         The log is of other servers, or of several models.
     """
+    rows = log.requests
     if "server" in rows and rows["server"].nunique() > 1:
         known = sorted(map(str, rows["server"].dropna().unique()))
         if server not in known:
             raise TraceError(path, [f"server: holds {', '.join(known)}, and the server file is of {server!r}"])
-        rows = rows[rows["server"] == server].reset_index(drop=True)
+        is_ours = (rows["server"] == server).to_numpy()
+        rows = rows[is_ours].reset_index(drop=True)
+        log = replace(log, requests=rows, places=log.places[is_ours])
+    if "server" in rows:
+        log = replace(log, failed=log.failed[log.failed["server"].isin(rows["server"])])
     if "model" in rows and rows["model"].nunique() > 1:
         known = sorted(map(str, rows["model"].dropna().unique()))
         raise TraceError(path, [f"model: one server serves one model, the log has {', '.join(known)}"])
-    return rows
+    return log

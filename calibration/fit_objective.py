@@ -214,6 +214,7 @@ def with_pauses(log: MeasuredLog) -> pd.DataFrame:
 
 
 def _soft_weights(deviations: Floats, scale: float) -> Floats:
+    """Soft L1 as weights of squares (scipy's loss of that name)."""
     return (1 + (deviations / scale) ** 2) ** -0.5
 
 
@@ -311,26 +312,25 @@ class Objective:
     def reweigh(self, simulated: Sequence[Simulated]) -> None:
         """Set the weights by how far each request is off now."""
         found = self.deviations(simulated)
-        self._errors = [self._errors_of(found, kind) for kind in range(NUM_KINDS)]
-        # Soft L1 as weights of squares (scipy's loss of that name).
-        scales = [self._errors[i % NUM_KINDS].scale for i in range(len(found))]
-        self._weights = [_soft_weights(part, scale) for part, scale in zip(found, scales, strict=True)]
-        self._is_usual = [np.abs(part) < STRAGGLER * scale for part, scale in zip(found, scales, strict=True)]
+        for kind in range(NUM_KINDS):
+            self._reweigh_kind(kind, found)
 
-    def _errors_of(self, deviations: Sequence[Floats], kind: int) -> "_Errors":
-        """What TTFT, E2E or TPOT of all logs leave."""
-        mine = [(deviations[i], self._groups[i]) for i in range(kind, len(deviations), NUM_KINDS) if deviations[i].size]
-        if not mine:
-            return _Errors()
-        off = np.abs(np.concatenate([part for part, _ in mine]))
+    def _reweigh_kind(self, kind: int, deviations: Sequence[Floats]) -> None:
+        """Likewise of TTFT, E2E or TPOT, in all logs together."""
+        mine = range(kind, len(deviations), NUM_KINDS)
+        off = np.abs(np.concatenate([deviations[i] for i in mine]))
+        if not off.size:
+            return
         scale = float(np.clip(1.5 * 1.4826 * np.median(off), MIN_SCALE, MAX_SCALE))
         left = []
-        for part, groups in mine:
-            weights = _soft_weights(part, scale)
+        for i in mine:
+            part, groups = deviations[i], self._groups[i]
+            weights = self._weights[i] = _soft_weights(part, scale)
+            self._is_usual[i] = np.abs(part) < STRAGGLER * scale
             total = np.bincount(groups.ravel(), np.tile(weights, len(groups)))
             left.append(np.bincount(groups.ravel(), np.tile(weights * part, len(groups))) / total)
         usual_left = 1.4826 * float(np.median(np.abs(np.concatenate(left))))
-        return _Errors(scale, float(np.clip(usual_left, MIN_MODEL_ERROR, MAX_MODEL_ERROR)))
+        self._errors[kind] = _Errors(scale, float(np.clip(usual_left, MIN_MODEL_ERROR, MAX_MODEL_ERROR)))
 
     def residuals(self, simulated: Sequence[Simulated], parameters: Floats) -> Floats:
         """Means of the deviations and the prior's, in units of their scatter."""

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from inframind.traces import ConfigError, TraceError, read_requests
+from inframind.traces import ConfigError, TraceError, read_log
 
 Floats: TypeAlias = NDArray[np.float64]
 Gauges = Literal["polled", "reckoned"]
@@ -61,7 +61,7 @@ class ObservedCalls:
     gauges: str
     """Where ``running`` and ``waiting`` are from."""
     num_unusable: int
-    """Calls left out: not finished, or before the first poll of their server."""
+    """Calls left out: failed, not finished, or before the first poll of their server."""
 
 
 def read_observed(source: str, gauges: Gauges = "reckoned", seed: int = 0) -> ObservedCalls:
@@ -87,7 +87,8 @@ def read_observed(source: str, gauges: Gauges = "reckoned", seed: int = 0) -> Ob
         If a file is missing, broken, or lacks what is needed.
     """
     model, path = _named(source)
-    calls, samples, limits = _read_run(path) if (path / "calls.parquet").exists() else _read_log(path, model)
+    has_run = (path / "calls.parquet").exists()
+    calls, samples, limits, num_dropped = _read_run(path) if has_run else _read_log(path, model)
     usable = (calls["outcome"] == "finished") & (calls["ttft_s"] > 0) & (calls["e2e_s"] > 0)
     if samples is not None:
         seen = polled(calls, samples) if gauges == "polled" else reckoned(calls, samples, limits)
@@ -99,7 +100,7 @@ def read_observed(source: str, gauges: Gauges = "reckoned", seed: int = 0) -> Ob
     frame = pd.concat([calls, seen], axis=1)[usable].sort_values("arrival_s", kind="stable", ignore_index=True)
     frame["log"] = source
     frame["part"] = time_blocks(len(frame), seed)
-    return ObservedCalls(source, frame[list(COLUMNS)], kind, int((~usable).sum()))
+    return ObservedCalls(source, frame[list(COLUMNS)], kind, int((~usable).sum()) + num_dropped)
 
 
 def polled(calls: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
@@ -239,8 +240,9 @@ def _named(source: str) -> tuple[str | None, Path]:
     return None, Path(source)
 
 
-_Log: TypeAlias = tuple[pd.DataFrame, pd.DataFrame | None, Mapping[str, int]]
-"""Calls, samples if there are any, and ``max_num_seqs`` by server as far as it is known."""
+_Log: TypeAlias = tuple[pd.DataFrame, pd.DataFrame | None, Mapping[str, int], int]
+"""Calls, samples if there are any, ``max_num_seqs`` by server as far as it is known, and how many failed requests are
+not among the calls."""
 
 
 def _read_run(folder: Path) -> _Log:
@@ -268,7 +270,7 @@ def _read_run(folder: Path) -> _Log:
         calls["embedding"] = calls["workflow_id"].map(_embedding_rows(folder / "events.jsonl", problems))
     if problems or calls is None:
         raise TraceError(folder, problems)
-    return _with_options(calls), tables["samples.parquet"], limits
+    return _with_options(calls), tables["samples.parquet"], limits, 0
 
 
 def _embedding_rows(events: Path, problems: list[str]) -> dict[str, int | None]:
@@ -289,7 +291,8 @@ def _read_log(path: Path, model: str | None) -> _Log:
     log = path / "requests.csv" if path.is_dir() else path
     if path.is_dir() and not log.exists():
         raise TraceError(path, ["is neither a run folder (no calls.parquet) nor that of a log (no requests.csv)"])
-    requests = read_requests(log)
+    found = read_log(log)
+    requests = found.requests
     problems = [f"{name}: missing column" for name in ("ttft_s", "e2e_s") if name not in requests]
     if "model" not in requests and model is None:
         problems.append(f"model: missing column; or name the model: MODEL={path}")
@@ -310,7 +313,7 @@ def _read_log(path: Path, model: str | None) -> _Log:
             calls["server"] = samples["server"].iloc[0]
     if samples is not None and (unknown := sorted(set(calls["server"]) - set(samples["server"]))):
         raise TraceError(polls, [f"server: no row for {name!r}, which {log.name} names" for name in unknown])
-    return _with_options(calls), samples, {}
+    return _with_options(calls), samples, {}, len(found.failed)
 
 
 def _scheduled_s(requests: pd.DataFrame) -> pd.Series[float]:

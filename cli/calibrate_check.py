@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--repeat", [f"{group[0]}: {rule}"])
     logs = read_logs([*args.logs, *(path for group in args.repeat for path in group)], server)
     _make_folder(args.out)
-    with progress("replaying", sum(map(len, logs.values()))) as on_progress:
+    with progress("replaying", sum(len(log.requests) for log in logs.values())) as on_progress:
         checks = check_logs(logs, server, repeats=args.repeat, on_progress=on_progress)
     document = as_document(checks, server)
     page = render_check(checks, title=f"Predicted against observed: {server.name}", about=_about(args.server, server))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inframind.calibration import Fit, fit_server, fitted_toml, of_server
 from inframind.sim import load_server_to_fit
-from inframind.traces import ConfigError, read_requests
+from inframind.traces import ConfigError, read_log
 
 from .output import check_target, print_json, print_table, progress, write_whole
 from .sim import FORMATS
@@ -53,19 +53,21 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(path, ["this request log is named twice"])
     limit = asked.scheduler.max_model_len
     logs = {
-        str(path): of_server(path, read_requests(path, fmt=args.format, max_model_len=limit), asked.name)
+        str(path): of_server(path, read_log(path, fmt=args.format, max_model_len=limit), asked.name)
         for path in args.requests
     }
     with progress("fitting", 100) as on_progress:
-        fit = fit_server(logs, asked, on_progress=lambda share: on_progress(round(100 * share)))
+        requests = {name: log.requests for name, log in logs.items()}
+        fit = fit_server(requests, asked, on_progress=lambda share: on_progress(round(100 * share)))
     write_whole(args.out, fitted_toml(fit.server))
+    num_failed = {name: len(log.failed) for name, log in logs.items()}
     if args.json:
-        print_json(_document(fit) | {"out": str(args.out)})
+        print_json(_document(fit, num_failed) | {"out": str(args.out)})
         return 0
     _print_parameters(fit)
     _print_quality(fit)
-    for name, requests in logs.items():
-        if failed := requests.attrs.get("num_failed_dropped"):
+    for name, failed in num_failed.items():
+        if failed:
             print(f"- {name}: {failed:,} failed requests, without output tokens, are left out")
     for remark in fit.remarks:
         print(f"- {remark}")
@@ -102,7 +104,7 @@ def _print_quality(fit: Fit) -> None:
     print_table("Simulated against measured: error of the mean, and the usual error of a request", columns, rows)
 
 
-def _document(fit: Fit) -> dict[str, Any]:
+def _document(fit: Fit, num_failed: Mapping[str, int]) -> dict[str, Any]:
     return {
         "parameters": dict(_parameters(fit)),
         "std_errors": dict(fit.std_errors),
@@ -114,6 +116,7 @@ def _document(fit: Fit) -> dict[str, Any]:
                 "name": log.name,
                 "requests": log.num_requests,
                 "measured": log.num_measured,
+                "failed": num_failed[log.name],
                 "mean_errors": dict(log.errors),
                 "usual_errors": dict(log.usual_errors),
             }

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from inframind.calibration import extrapolations, replay
 from inframind.sim import (
@@ -21,7 +21,7 @@ from inframind.sim import (
     schedule_workload,
     verify,
 )
-from inframind.traces import ConfigError, Format, load_json, read_requests
+from inframind.traces import ConfigError, Format, RequestLog, load_json, read_log
 
 from .arguments import positive_int
 from .output import check_target, number, print_json, print_table, progress, write_frame, write_whole
@@ -74,11 +74,12 @@ def run_replay(args: argparse.Namespace) -> int:
     """Write the input rows with ``sim_ttft_s`` and ``sim_e2e_s``; print both beside what was measured."""
     server = load_server(args.server)
     check_target(args.out, args.requests)
-    requests = read_requests(args.requests, fmt=args.format, max_model_len=server.scheduler.max_model_len)
+    log = read_log(args.requests, fmt=args.format, max_model_len=server.scheduler.max_model_len)
+    requests = log.requests
     with progress("replaying", len(requests)) as on_progress:
         prediction = replay(requests, server, on_progress=on_progress)
     calls, predicted = prediction.calls, prediction.requests
-    write_frame(args.out, _in_file_order(predicted, args.requests))
+    write_frame(args.out, _in_file_order(predicted, log))
     unserved = int((calls["outcome"] != "finished").sum())
     beyond = extrapolations(requests, calls, server)
     for what in beyond:
@@ -93,6 +94,7 @@ def run_replay(args: argparse.Namespace) -> int:
         print_json(
             {
                 "requests": len(requests),
+                "failed": len(log.failed),
                 "not_served": unserved,
                 "seconds": summary,
                 "extrapolates": list(beyond),
@@ -107,8 +109,8 @@ def run_replay(args: argparse.Namespace) -> int:
             rows.append([f"{name} observed", *(number(value, 4) for value in figures["observed"].values())])
             rows.append(["  error", *(f"{value:+.1%}" for value in figures["relative_error"].values())])
     print_table(f"{len(requests):,} requests on {server.name} (s)", ["", "mean", "p50", "p90", "p99"], rows)
-    if failed := requests.attrs.get("num_failed_dropped"):
-        print(f"left out: {failed:,} failed requests, without output tokens")
+    if len(log.failed):
+        print(f"left out: {len(log.failed):,} failed requests, without output tokens")
     if unserved:
         reasons = calls.loc[calls["outcome"] != "finished", "outcome"].value_counts()
         print(f"not served: {', '.join(f'{count} {reason}' for reason, count in reasons.items())}")
@@ -187,24 +189,11 @@ def _keeper(folder: Path) -> Callable[[dict[str, Any]], None]:
     return keep
 
 
-def _in_file_order(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """Columns and rows as they stand in the log; `read_requests` puts the columns that it knows first, and the rows in
-    order of arrival."""
-    if source.suffix == ".parquet":
-        names = list(pq.read_schema(source).names)
-    elif ".csv" in source.suffixes:
-        names = list(pd.read_csv(source, nrows=0, encoding="utf-8-sig").columns)
-    else:
-        return frame
-    there = [name for name in names if name in frame]
-    frame = frame[there + [name for name in frame if name not in there]]
-    if "arrival_s" not in names:
-        return frame
-    read: Callable[..., pd.DataFrame] = pd.read_parquet if source.suffix == ".parquet" else pd.read_csv
-    arrival_s = read(source)["arrival_s"].dropna()
-    if len(arrival_s) != len(frame):
-        return frame  # Without failed requests: in order of arrival.
-    return frame.set_axis(arrival_s.argsort(kind="stable")).sort_index().reset_index(drop=True)
+def _in_file_order(frame: pd.DataFrame, log: RequestLog) -> pd.DataFrame:
+    """Columns and rows as they stand in the log; `read_log` puts the columns that it knows first, and the rows in order
+    of arrival."""
+    there = [name for name in log.columns if name in frame]
+    return frame[there + [name for name in frame if name not in there]].iloc[np.argsort(log.places)]
 
 
 def _observed_tpot(requests: pd.DataFrame) -> pd.Series | None:

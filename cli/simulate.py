@@ -4,6 +4,7 @@ With ``--policy`` or ``--all`` the file is one of `inframind evaluate`, and its 
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,8 @@ def _runs(experiment: Experiment, pool: PoolSection, base: Path) -> Iterator[Res
     requests = build_requests(
         experiment.workload, experiment.budgets, experiment.seed, base, max_model_len=max_model_len
     )
+    if failed := requests.attrs.get("num_failed_dropped"):
+        print(f"warning: {failed:,} failed requests of the trace, without output tokens, are left out", file=sys.stderr)
     server_index = _destinations(experiment, pool, requests)
     variants = [Variant(load, scheduler) for load in experiment.loads for scheduler in experiment.schedulers]
     with progress("simulating", len(variants) * len(requests)) as on_progress:

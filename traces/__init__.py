@@ -3,7 +3,7 @@
 from .arrivals import RATES_PER_MIN, Arrivals, Client, Clients, Gamma, Microburst, Poisson, Sustained
 from .lengths import Constant, Empirical, Length, LogNormal, Uniform
 from .mistakes import ConfigError, Mistakes, TraceError
-from .readers import MOONCAKE_BLOCK_TOKENS, Format, read_requests
+from .readers import MOONCAKE_BLOCK_TOKENS, Format, RequestLog, read_log, read_requests
 from .run_folder import Run, begin_run, finish_run, read_run, versions, write_run
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
@@ -35,6 +35,7 @@ __all__ = [
     "Mistakes",
     "NotEmpty",
     "Poisson",
+    "RequestLog",
     "Run",
     "Section",
     "Sustained",
@@ -49,6 +50,7 @@ __all__ = [
     "finish_run",
     "load_json",
     "load_toml",
+    "read_log",
     "read_requests",
     "read_run",
     "read_servegen",

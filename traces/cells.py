@@ -53,8 +53,8 @@ class Cells:
             raise TraceError(source, [f"{name}: column appears twice" for name in twice])
         self.source = source
         self.frame = frame
-        self._numbers = numbers
-        self._unit = unit
+        self.numbers = numbers
+        self.unit = unit
         self._missing_columns: dict[str, str] = {}
         self._bad_cells = bad_lines
         self._num_bad = len(broken)
@@ -137,8 +137,8 @@ class Cells:
         for row in np.flatnonzero(bad)[:MAX_SHOWN]:
             cell = self.frame[column].iloc[row]
             value = "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else f", got {str(cell)[:60]}"
-            number = int(self._numbers[row])
-            self._bad_cells.append((number, f"{self._unit} {number}, {column}: {rule}{value}"))
+            number = int(self.numbers[row])
+            self._bad_cells.append((number, f"{self.unit} {number}, {column}: {rule}{value}"))
         self._num_bad += int(bad.sum())
 
     def finish(self) -> None:

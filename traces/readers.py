@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from .cells import Cells, Floats
 from .containers import Container, open_cells
@@ -33,6 +34,22 @@ Format = Literal["auto", "azure", "mooncake", "burstgpt", "llmservingsim", "call
 
 MOONCAKE_BLOCK_TOKENS = 512
 """Prompt tokens that one entry of ``prefix_hashes`` stands for; the last entry may stand for fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLog:
+    """What a file of requests holds."""
+
+    requests: pd.DataFrame
+    """As `read_requests` returns them."""
+    places: NDArray[np.int64]
+    """Where each of them stands in the file, from 1."""
+    unit: str
+    """What the places count: ``"line"`` (CSV, JSON lines) or ``"row"`` (Parquet)."""
+    failed: pd.DataFrame
+    """The failed requests, which were dropped: the same columns, as they stand in the file."""
+    columns: tuple[str, ...]
+    """All columns of the file."""
 
 
 def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int | None = None) -> pd.DataFrame:
@@ -59,6 +76,13 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
         TraceError: With the first 20 mistakes of the file, and how many more there are.
         ValueError: If ``fmt`` is not a `Format`.
     """
+    log = read_log(path, fmt=fmt, max_model_len=max_model_len)
+    log.requests.attrs["num_failed_dropped"] = len(log.failed)
+    return log.requests
+
+
+def read_log(path: str | Path, *, fmt: Format = "auto", max_model_len: int | None = None) -> RequestLog:
+    """Read what `read_requests` reads, and keep what it does not tell; arguments and errors are the same."""
     if fmt not in get_args(Format):
         raise ValueError(f"fmt ({fmt!r}) must be one of {', '.join(get_args(Format))}")
     if Path(path).is_dir():
@@ -70,12 +94,12 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     if max_model_len is not None:
         too_long = prompt_tokens >= max_model_len
         cells.reject(layout.prompt_tokens, too_long, f"must be less than max_model_len ({max_model_len})")
-    may_have_failed = layout.zero_output_failed or _is_log(cells)
+    is_log = layout.is_plain and _is_log(cells)
     output_tokens = cells.number(
         layout.output_tokens,
-        at_least=0 if may_have_failed else 1,
+        at_least=0 if layout.zero_output_failed or is_log else 1,
         whole=True,
-        empty=0 if _is_log(cells) else None,
+        empty=0 if is_log else None,
     )
     columns = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
     # A format's own reading comes last: it wins over a column that happens to have a name of ours.
@@ -87,20 +111,22 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     if container == "csv":
         extras = extras.apply(_typed)
     frame = pd.DataFrame(columns, index=cells.frame.index).join(extras)
-    return _canonical(frame, layout, Path(path), may_have_failed=may_have_failed)
-
-
-def _canonical(frame: pd.DataFrame, layout: _Layout, path: Path, *, may_have_failed: bool) -> pd.DataFrame:
-    """Give checked columns the order, types and origin of time that `read_requests` promises."""
-    if may_have_failed:
-        served = frame["output_tokens"] > 0
-        frame = frame[served]
-        if layout.zero_output_failed or not served.all():
-            frame.attrs["num_failed_dropped"] = int((~served).sum())
-        if frame.empty:
-            raise TraceError(path, ["has only failed requests"])
+    served = frame["output_tokens"] > 0
+    if not served.any():
+        raise TraceError(path, ["has only failed requests"])
     # Only logs of what was served may be out of order (_is_log, _llmservingsim, _calls): others are checked.
-    frame = frame.sort_values("arrival_s", kind="stable", ignore_index=True)
+    requests = frame[served].sort_values("arrival_s", kind="stable")
+    return RequestLog(
+        requests=_canonical(requests.reset_index(drop=True), layout),
+        places=cells.numbers[requests.index],
+        unit=cells.unit,
+        failed=frame[~served].reset_index(drop=True),
+        columns=tuple(map(str, cells.frame)),
+    )
+
+
+def _canonical(frame: pd.DataFrame, layout: _Layout) -> pd.DataFrame:
+    """Give checked columns the order, types and origin of time that `read_requests` promises."""
     if not layout.keeps_origin:
         frame["arrival_s"] -= frame["arrival_s"].iloc[0]
     known = [name for name in REQUESTS.names if name in frame]
@@ -214,6 +240,7 @@ class _Layout:
     output_tokens: str
     other_columns: Callable[[Cells], dict[str, Any]]
     keeps_origin: bool = False
+    is_plain: bool = False
     zero_output_failed: bool = False
 
 
@@ -222,7 +249,7 @@ _LAYOUTS: dict[Format, _Layout] = {
     "mooncake": _Layout("jsonl", "input_length", "output_length", _mooncake),
     "burstgpt": _Layout("csv", "Request tokens", "Response tokens", _burstgpt, zero_output_failed=True),
     "llmservingsim": _Layout("jsonl", "input_toks", "output_toks", _llmservingsim),
-    "csv": _Layout("csv", "prompt_tokens", "output_tokens", _plain, keeps_origin=True),
-    "parquet": _Layout("parquet", "prompt_tokens", "output_tokens", _plain, keeps_origin=True),
+    "csv": _Layout("csv", "prompt_tokens", "output_tokens", _plain, keeps_origin=True, is_plain=True),
+    "parquet": _Layout("parquet", "prompt_tokens", "output_tokens", _plain, keeps_origin=True, is_plain=True),
     "calls": _Layout("parquet", "prompt_tokens", "output_tokens", _calls, keeps_origin=True, zero_output_failed=True),
 }

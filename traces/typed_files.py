@@ -149,12 +149,20 @@ def _explain(error: ValidationError, model: type[BaseModel], skip: Mapping[Place
             yield _line(place, annotation, item["type"], item["msg"], item["input"], item.get("ctx", {}))
 
 
-def _section_of(key: str, annotation: Any) -> str:
-    """A hint if the key belongs into one of the sections below, as ``max_num_seqs`` into ``[scheduler]``."""
+def _belongs_into(key: str, annotation: Any, above: Place) -> str:
+    """A hint if sections below know the key, as ``[scheduler]`` knows ``max_num_seqs``."""
+    # An array's tables have headers without its numbers: [servers.scheduler].
+    headers = [f"[{header}]" for header in _headers(key, annotation, ".".join(p for p in above if isinstance(p, str)))]
+    return f"; it belongs into {' or '.join(headers)}" if headers else ""
+
+
+def _headers(key: str, annotation: Any, above: str) -> Iterator[str]:
+    """Headers of the sections below ``annotation``, at whatever depth, that have the key."""
     for name, field in getattr(annotation, "model_fields", {}).items():
-        if key in getattr(_bare(field.annotation), "model_fields", ()):
-            return f"; it belongs into [{name}]"
-    return ""
+        section, header = _bare(field.annotation), f"{above}.{name}".removeprefix(".")
+        if key in getattr(section, "model_fields", ()):
+            yield header
+        yield from _headers(key, section, header)
 
 
 def _line(place: Place, annotation: Any, kind: str, message: str, value: object, ctx: dict[str, Any]) -> str:
@@ -165,7 +173,7 @@ def _line(place: Place, annotation: Any, kind: str, message: str, value: object,
     match kind:
         case "extra_forbidden":
             known = list(getattr(annotation, "model_fields", ()))
-            hint = _section_of(str(place[-1]), annotation) or did_you_mean(str(place[-1]), known)
+            hint = _belongs_into(str(place[-1]), annotation, place[:-1]) or did_you_mean(str(place[-1]), known)
             hint = hint or f"; known: {', '.join(sorted(known))}"
             return f"{_dotted(place)}: unknown key{hint}"
         case "missing":

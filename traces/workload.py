@@ -117,7 +117,8 @@ def build_requests(
 
     Returns:
         A frame with index 0..n-1, columns of `schema.REQUESTS` and the other columns of the trace; for a mixture
-        of clients, ``client`` is the index of the sender.
+        of clients, ``client`` is the index of the sender. As of `read_requests`, ``attrs["num_failed_dropped"]`` says
+        how many failed requests of a trace it leaves out.
 
     Raises:
         TraceError: If the trace has mistakes.

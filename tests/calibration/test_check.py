@@ -317,7 +317,7 @@ def test_logs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
         (FOUR.replace("0.5,10", "0.5,1000"), "line 3, prompt_tokens: must be less than max_model_len (1000), got 1000"),
         (
             FOUR.replace("0.5,10", "0.5,998"),
-            "request 2: prompt_tokens (998) + output_tokens (3) must be at most max_model_len (1000) of slow",
+            "line 3: prompt_tokens (998) + output_tokens (3) must be at most max_model_len (1000) of slow",
         ),
         ("prompt_tokens,output_tokens,ttft_s,e2e_s\n1,1,1,1\n", "arrival_s: missing column"),
         (with_column("model", "a", "a", "b", "b"), "model: one server serves one model, the log has a, b"),

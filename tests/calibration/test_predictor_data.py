@@ -140,6 +140,15 @@ def test_a_log_with_polled_gauges(tmp_path: Path) -> None:
     assert np.isnan(row["tpot_s"])
 
 
+def test_failed_requests_of_a_log_are_unusable_calls(tmp_path: Path) -> None:
+    folder = log_in(tmp_path / "log")
+    log = folder / "requests.csv"
+    num_columns = len(log.read_text().splitlines()[0].split(","))
+    log.write_text(log.read_text() + ",".join(["9", "10", "0", *[""] * (num_columns - 3)]) + "\n")
+
+    assert read_observed(f"llama={log}").num_unusable == 2
+
+
 def test_a_log_alone_has_its_state_from_its_own_times(tmp_path: Path) -> None:
     folder = log_in(tmp_path / "log")
     log = read_observed(f"llama={folder / 'requests.csv'}")

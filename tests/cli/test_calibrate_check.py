@@ -79,6 +79,19 @@ def test_repeats_are_checked_too_and_show_the_spread(folder: Path, capsys: pytes
     assert "all logs, relative errors" in printed
 
 
+def test_failed_requests_are_left_out_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a pool's log those of the server."""
+    header, *rows = FOUR.splitlines()
+    rows = [f"{header},server", *(f"{row},slow" for row in rows), "11,10,,,,slow", "12,10,0,,,slow", "13,10,,,,fast"]
+    (folder / "log.csv").write_text("\n".join([*rows, "14,10,2,1,2,fast"]))
+
+    assert check(folder, "log.csv") == 0
+    assert "2 failed requests, without output tokens, are left out." in capsys.readouterr().out
+    (log,) = json.loads((folder / "out/check.json").read_text())["logs"]
+    assert log["requests"] == 4
+    assert log["notes"] == ["2 failed requests, without output tokens, are left out."]
+
+
 def test_a_second_check_replaces_the_first(folder: Path) -> None:
     assert check(folder, "log.csv") == 0
     assert check(folder, "again.csv") == 0
@@ -92,14 +105,15 @@ def test_a_second_check_replaces_the_first(folder: Path) -> None:
         (["log.csv", "--repeat", "again.csv"], "again.csv: a load is repeated if it was measured more than once"),
         (["none.csv"], "none.csv: 1 problem(s)\n  no such file"),
         (["short.csv"], "ttft_s: no measured times to check against; columns: arrival_s, prompt_tokens, output_tokens"),
-        (["long.csv"], "request 2: prompt_tokens (10) + output_tokens (991) must be at most max_model_len (1000)"),
+        (["long.csv"], "line 2: prompt_tokens (10) + output_tokens (991) must be at most max_model_len (1000)"),
     ],
 )
 def test_a_mistake_is_told_and_nothing_is_written(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
 ) -> None:
     (folder / "short.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n")
-    (folder / "long.csv").write_text(FOUR.replace("0.5,10,3", "0.5,10,991"))
+    header, first, second, *others = FOUR.replace("0.5,10,3", "0.5,10,991").splitlines()
+    (folder / "long.csv").write_text("\n".join([header, second, first, *others]))
 
     assert check(folder, *arguments) == 2
 

@@ -164,9 +164,11 @@ def test_a_log_in_order_of_completion_is_replayed_row_by_row(
 
 
 def test_failed_requests_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fit counts those of its server; a replay serves the whole log."""
     log = write_log(tmp_path / "log.csv").astype({"output_tokens": object})
     log.loc[::10, ["ttft_s", "e2e_s"]] = None
     log.loc[::20, "output_tokens"] = None
+    log = pd.concat([log.assign(server="small"), log.assign(server="other")])
     log.to_csv(tmp_path / "log.csv", index=False)
 
     assert fit(tmp_path) == 0
@@ -174,8 +176,15 @@ def test_failed_requests_are_left_out_and_counted(tmp_path: Path, capsys: pytest
     assert "log.csv: 3 failed requests, without output tokens, are left out" in told
     assert "3 requests without times load the server" in told
     assert replay(tmp_path, "log.csv") == 0
-    assert "left out: 3 failed requests" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "out.csv")) == 57
+    assert "left out: 6 failed requests" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 114
+
+    assert fit(tmp_path, "--json") == 0
+    (one,) = json.loads(capsys.readouterr().out)["logs"]
+    assert (one["requests"], one["failed"]) == (57, 3)
+    assert replay(tmp_path, "log.csv", "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["requests"], whole["failed"]) == (114, 6)
 
 
 def test_the_same_log_twice_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

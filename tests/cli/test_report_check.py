@@ -15,7 +15,7 @@ from inframind.cli import report_check
 from inframind.cli.report_check import render_check
 from inframind.cli.report_check_figures import MAX_DOTS
 from inframind.sim import ServerSection
-from inframind.traces import SAMPLES
+from inframind.traces import SAMPLES, RequestLog
 
 
 def server() -> ServerSection:
@@ -45,7 +45,11 @@ def log(seed: int, *, num: int = 80, factor: float = 1.1, is_short: bool = False
 
 
 def checks_of(**logs: pd.DataFrame) -> list[LogCheck]:
-    return check_logs({Path(f"{name}.csv"): rows for name, rows in logs.items()}, server())
+    return check_logs({Path(f"{name}.csv"): request_log(rows) for name, rows in logs.items()}, server())
+
+
+def request_log(rows: pd.DataFrame) -> RequestLog:
+    return RequestLog(rows, np.arange(1, 1 + len(rows)), "row", rows[:0], tuple(rows))
 
 
 def page_of(checks: list[LogCheck]) -> str:
@@ -100,7 +104,8 @@ def test_a_measured_spread_is_not_called_a_sampling_error() -> None:
     paths = [Path("a.csv"), Path("b.csv")]
     logs = {paths[0]: log(0), paths[1]: log(0).assign(e2e_s=lambda rows: 1.1 * rows["e2e_s"])}
 
-    page = Page(page_of(check_logs(logs, server(), repeats=[paths])))
+    checks = check_logs({path: request_log(rows) for path, rows in logs.items()}, server(), repeats=[paths])
+    page = Page(page_of(checks))
 
     assert "own spread" in page.text
     assert "sampling error" not in page.text

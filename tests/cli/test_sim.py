@@ -61,6 +61,17 @@ def test_replay_adds_two_columns_to_the_log(tmp_path: Path, capsys: pytest.Captu
     assert f"wrote {tmp_path / 'out.csv'}" in printed
 
 
+def test_replay_writes_rows_as_they_stand_in_the_log(tmp_path: Path) -> None:
+    """In order of completion, here with failed requests among them."""
+    log = "output_tokens,ttft_s,e2e_s,prompt_tokens,arrival_s\n,,,10,7\n5,1,2,11,6\n0,,,12,2\n5,1,3,13,4\n5,1,9,14,5\n"
+
+    assert replay(tmp_path, log) == 0
+    rows = pd.read_csv(tmp_path / "out.csv")
+    assert list(rows) == ["output_tokens", "ttft_s", "e2e_s", "prompt_tokens", "arrival_s", "sim_ttft_s", "sim_e2e_s"]
+    assert rows["prompt_tokens"].tolist() == [11, 13, 14]
+    assert rows["arrival_s"].tolist() == [6, 4, 5]
+
+
 def test_replay_compares_with_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only requests that were measured are compared."""
     assert replay(tmp_path, MEASURED, "--json") == 0

@@ -132,6 +132,14 @@ def test_a_trace_with_models_goes_where_it_says(tmp_path: Path) -> None:
     assert read_run(tmp_path / "run").calls["server"].tolist() == ["llama-8b", "mistral-24b", "llama-8b"]
 
 
+def test_failed_requests_of_a_trace_are_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trace_experiment(tmp_path, "arrival_s,prompt_tokens,output_tokens,ttft_s\n0,10,5,1\n1,20,,\n2,30,5,1")
+
+    assert main(["simulate", str(path), "-o", str(tmp_path / "run")]) == 0
+    assert "warning: 1 failed requests of the trace, without output tokens, are left out" in capsys.readouterr().err
+    assert len(read_run(tmp_path / "run").calls) == 2
+
+
 # Mistakes: all of a file's at once, exit code 2.
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inframind.traces.mistakes import TraceError
-from inframind.traces.readers import MOONCAKE_BLOCK_TOKENS, Format, read_requests
+from inframind.traces.readers import MOONCAKE_BLOCK_TOKENS, Format, read_log, read_requests
 from inframind.traces.schema import REQUESTS
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -175,6 +175,29 @@ def test_a_log_may_be_in_order_of_completion_and_hold_failed_requests() -> None:
     assert frame["prompt_tokens"].tolist() == [11, 10]
     assert frame["ttft_s"].isna().tolist() == [True, False]
     assert frame.attrs == {"num_failed_dropped": 2}
+
+
+def test_only_a_plain_table_is_a_log_by_its_columns() -> None:
+    """What other formats hold besides says nothing of how they write a failed request."""
+    azure = "TIMESTAMP,ContextTokens,GeneratedTokens,arrival_s,ttft_s\n2023-11-16 18:15:46,374,,1,2\n"
+    calls = pd.DataFrame({"call_id": [0], "outcome": ["finished"], "arrival_s": [1.0], "ttft_s": [2.0]})
+    calls.assign(prompt_tokens=10, output_tokens=np.nan).to_parquet("calls.parquet")
+
+    assert "line 2, GeneratedTokens: missing value" in mistakes(azure)
+    with pytest.raises(TraceError, match="row 1, output_tokens: missing value"):
+        read_requests("calls.parquet")
+
+
+def test_a_log_knows_its_file() -> None:
+    Path("trace").write_text("prompt_tokens,output_tokens,ttft_s,arrival_s\n10,5,1,3\n\n11,0,,1\n12,6,1,2\n")
+
+    log = read_log("trace")
+
+    assert log.requests["prompt_tokens"].tolist() == [12, 10]
+    assert log.places.tolist() == [5, 2]
+    assert log.unit == "line"
+    assert log.failed["prompt_tokens"].tolist() == [11]
+    assert log.columns == ("prompt_tokens", "output_tokens", "ttft_s", "arrival_s")
 
 
 def test_every_bad_cell_is_named_with_line_column_rule_and_value() -> None:

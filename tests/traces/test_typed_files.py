@@ -151,6 +151,27 @@ def test_one_mistake_is_one_line_with_place_rule_and_value(text: str, line: str)
     assert problems(text) == [line]
 
 
+def test_a_key_outside_its_section_is_shown_all_places_that_know_it() -> None:
+    class Team(Section):
+        planner: Server = Server(name="p")
+        executor: Server | None = None
+
+    class Study(Section):
+        teams: tuple[Team, ...] = ()
+        team: Team = Team()
+
+    Path("x.toml").write_text("max_num_seqs = 1\nteam.sizes = [1]\n[[teams]]\nplanner.policy = 'fcfs'\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_toml("x.toml", Study)
+
+    assert set(str(caught.value).split("\n  ")[1:]) >= {
+        "max_num_seqs: unknown key; it belongs into [team.planner.scheduler] or [team.executor.scheduler]",
+        "team.sizes: unknown key; it belongs into [team.planner] or [team.executor]",
+        "teams[0].planner.policy: unknown key; it belongs into [teams.planner.scheduler]",
+    }
+
+
 def test_a_value_that_fits_no_member_of_an_untagged_union_is_reported_at_its_own_place() -> None:
     assert problems("extra = 1.5") == [
         "extra: must be a valid integer, got 1.5",
