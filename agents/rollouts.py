@@ -85,7 +85,7 @@ class Batch:
     call_s: NDArray[np.float64]
     """From the decision to the call's last token; NaN for plans and for calls that failed: ``[N]``."""
     wait_s: NDArray[np.float64]
-    """Of it, until the server began with the call: ``[N]``."""
+    """Of it, until the server began with the call, NaN likewise: ``[N]``."""
     time_s: NDArray[np.float64]
     """When, in seconds since its simulation began: ``[N]``."""
     simulation: NDArray[np.int64]

@@ -72,7 +72,8 @@ def simulate_workflows(
     Parameters
     ----------
     servers
-        The pool. Priorities have an effect only under the ``priority`` policy, as in vLLM.
+        The pool. Priorities have an effect only under the ``priority`` policy, as in vLLM; observations take it that
+        servers follow ``options.priority``, which should be ``none`` for ``fcfs``.
     arrivals
         In order of time; the ids of the queries differ.
     planner, executor
