@@ -147,6 +147,24 @@ def test_calls_last_until_the_workflow_ends(preset: str) -> None:
     assert batch.time_s[last] + batch.call_s[last] == pytest.approx(ends[batch.workflow[last]])
 
 
+def test_calls_wait_for_a_slot() -> None:
+    """With one slot a server begins with a call when the one before it ends, or a step before (asynchronous)."""
+    pool = load_pool("l40s", Path())
+    one = {"scheduler": pool.servers[0].scheduler.model_copy(update={"max_num_seqs": 1})}
+    batch, *_ = played(
+        "default", pool.model_copy(update={"servers": tuple(each.model_copy(update=one) for each in pool.servers)})
+    )
+    server = batch.choice // batch.luck.shape[2]
+    busiest = np.bincount(server[~batch.is_plan]).argmax()
+    own = np.flatnonzero(~batch.is_plan & (server == busiest))
+    begin, end = batch.time_s[own] + batch.wait_s[own], batch.time_s[own] + batch.call_s[own]
+    order = np.argsort(begin)
+
+    assert batch.wait_s[own].max() > 10
+    assert (begin < end).all()
+    assert begin[order][1:] == pytest.approx(np.maximum(end[order][:-1], batch.time_s[own][order][1:]), abs=0.2)
+
+
 def test_late_workflows_count() -> None:
     batch, *_ = batch_of("default")
 
