@@ -1,13 +1,21 @@
-"""Parts of long logs, by hand."""
+"""Parts of long logs and the weights of what they hold, by hand."""
 
 import math
 
 import numpy as np
 import pandas as pd
 
-from inframind.calibration.fit_objective import MeasuredLog, idle_starts, with_pauses
+from inframind.calibration.fit_objective import (
+    NUM_KINDS,
+    Floats,
+    MeasuredLog,
+    Objective,
+    Simulated,
+    idle_starts,
+    with_pauses,
+)
 from inframind.calibration.fit_parts import part
-from inframind.calibration.step_estimates import measured_times
+from inframind.calibration.step_estimates import estimate_steps, measured_times
 
 
 def log(arrival_s: list[float], e2e_s: list[float], **columns: object) -> MeasuredLog:
@@ -66,3 +74,22 @@ def test_a_cut_after_which_nothing_had_ended_compares_all() -> None:
 
 def test_something_of_every_log_is_left() -> None:
     assert len(part(log([0.1 * i for i in range(30)], [9.0] * 30), np.ones(30), 0.01).requests) == 16
+
+
+def test_a_ttft_that_scatters_takes_no_weight_from_tpot() -> None:
+    """All tokens come 3 % late; the first ones come when they should, or anyhow."""
+    whole = log([10.0 * i for i in range(60)], [2.0] * 60, output_tokens=11)
+    objective = Objective([whole], estimate_steps([whole.times], 512))
+    decoding_s = 1.03 * (whole.times.e2e_s - whole.times.ttft_s)
+
+    def tpot_residuals(ttft_s: Floats) -> Floats:
+        ours = [Simulated(ttft_s, ttft_s + decoding_s)]
+        objective.reweigh(ours)
+        _, _, tpot = np.split(objective.data_residuals(ours), NUM_KINDS)
+        return tpot
+
+    exact = tpot_residuals(whole.times.ttft_s)
+    scattered = tpot_residuals(whole.times.ttft_s * np.random.default_rng(0).lognormal(0, 0.7, 60))
+
+    assert (exact > 0.3).all()
+    assert scattered.tolist() == exact.tolist()
