@@ -378,6 +378,7 @@ class InfiniteServer:
     def submit(self, request: Request) -> None:
         self._num_submitted += 1
         request.server_name = self.options.name
+        request.scheduled_at = self._env.now
         self._env.process(self._serve(request))
 
     def abort(self, request: Request) -> None:
