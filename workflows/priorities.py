@@ -79,4 +79,4 @@ class CallTimes:
 
     def path_s(self, server: int, strategy: str, calls_to_go: int) -> float:
         """Seconds of a critical path whose first call goes to this server, and the others wherever calls go."""
-        return self._means_s.get((server, strategy), self._mean_s) + (calls_to_go - 1) * self._mean_s
+        return self._means_s.get((server, strategy), self._mean_s) + self.mean_path_s(calls_to_go - 1)

@@ -43,12 +43,15 @@ class ServerTable:
         self.running = [0] * num
         self.kv_usage = [0.0] * num
         self.polled_at = [0.0] * num
-        self.in_flight = [0] * num
-        """Own calls submitted and not ended."""
         self.since_poll = [0] * num
         """Own calls submitted less those ended since the last poll."""
         self._priorities: list[list[int]] = [[] for _ in names]
         """Of own calls in flight, in order."""
+
+    @property
+    def in_flight(self) -> list[int]:
+        """Own calls submitted and not ended."""
+        return [len(each) for each in self._priorities]
 
     def ahead_of(self, priority: int) -> tuple[int, ...]:
         """Own calls in flight on each server that it takes before a call that comes now with this priority."""
@@ -65,11 +68,9 @@ class ServerTable:
     def submitted(self, server: int, priority: int) -> None:
         """A call has gone there."""
         insort(self._priorities[server], priority)
-        self.in_flight[server] += 1
         self.since_poll[server] += 1
 
     def ended(self, server: int, priority: int) -> None:
         """A call there has ended."""
         self._priorities[server].remove(priority)
-        self.in_flight[server] -= 1
         self.since_poll[server] -= 1
