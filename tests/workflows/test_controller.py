@@ -143,14 +143,23 @@ def test_all_calls_of_a_workflow_share_its_deadline() -> None:
 
 @pytest.mark.parametrize(("priority", "ahead"), [("edf", [0, 0, 1]), ("none", [0, 1, 2]), ("least-slack", [0, 0, 1])])
 def test_a_call_sees_who_goes_before_it(priority: str, ahead: list[int]) -> None:
-    """Budgets of 1000, 10 and 500 s in turn, all on one server."""
+    """Budgets of 1000, 10 and 500 s in turn, all on one server; planner and executor are told the same."""
     control = controller(priority=priority)
+    fixed, plans_saw = control.planner, []
+
+    class WatchingPlanner:
+        def plan(self, observation: Observation) -> tuple[str, str]:
+            plans_saw.append(observation.ahead[0])
+            return fixed.plan(observation)
+
+    control.planner = WatchingPlanner()
     play(control, ServerClosed(0.0, 1))
     for name, budget_s in (("a", 1000.0), ("b", 10.0), ("c", 500.0)):
         play(control, Arrived(0.0, query(name, budget_s)))
 
     seen = control.executor.seen  # type: ignore[attr-defined]
     assert [each.ahead[0] for each in seen] == ahead
+    assert plans_saw == ahead
 
 
 def test_what_has_ended_goes_before_nobody() -> None:
