@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -16,6 +17,10 @@ MAX_OPEN = 900
 """Calls open at a time, by default: as many as fit into the 1024 open files that a process usually may have."""
 KEEP_ALIVE_S = 2.0
 """vLLM's HTTP server closes a connection that was idle for 5 s; a request sent at that moment would be lost."""
+CALLS_PER_CONNECTION_POOL = 32
+"""Open at a time in one of httpx's connection pools: each request that begins or ends has the pool look through all its
+connections, for each that is idle once more (httpcore 1.0), so a pool of a thousand holds the event loop up for seconds
+when many calls end together."""
 
 
 class ServerError(Exception):
@@ -83,6 +88,18 @@ class Call:
     """What went wrong, in the server's words where it has some."""
 
 
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(slots=True)
+class _ConnectionPool:
+    """Connections to the server."""
+
+    http: httpx.AsyncClient
+    num_calls: int = 0
+    """Open ones."""
+
+
 class Client:
     """An OpenAI client for one server; use as an async context manager.
 
@@ -121,13 +138,15 @@ class Client:
         self.num_chunks = 0
         """Stream events with output that have come so far, of all calls."""
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._http = httpx.AsyncClient(
+        self._http_options: dict[str, Any] = {
             # A name and password in the URL would take the key's place.
-            base_url=self.url if api_key else parsed,
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S),
-        )
+            "base_url": self.url if api_key else parsed,
+            "headers": headers,
+            "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+            "limits": httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S),
+            "verify": httpx.create_ssl_context(),
+        }
+        self._connection_pools = [_ConnectionPool(httpx.AsyncClient(**self._http_options))]
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,7 +158,8 @@ class Client:
 
     async def aclose(self) -> None:
         """Close its connections."""
-        await self._http.aclose()
+        for pool in self._connection_pools:
+            await pool.http.aclose()
 
     async def get(self, path: str, timeout_s: float | None = None) -> httpx.Response:
         """Fetch ``/version``, ``/metrics`` and the like; any status but 401 and 403 is the caller's to judge.
@@ -158,7 +178,7 @@ class Client:
         """
         try:
             limit = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s)
-            response = await self._http.get(path, timeout=limit)
+            response = await self._connection_pools[0].http.get(path, timeout=limit)
         except httpx.InvalidURL as error:
             raise RequestError(f"{self.url}: {error}") from None
         except httpx.TimeoutException:
@@ -175,21 +195,33 @@ class Client:
         Failures are outcomes of the call, not exceptions. If the task is cancelled the call stays ``STOPPED``.
         """
         body = json.dumps(_body(call, model)).encode()
+        path = "/v1/chat/completions" if call.is_chat else "/v1/completions"
         async with self._open:
             call.sent_s = time.monotonic()
             try:
-                path = "/v1/chat/completions" if call.is_chat else "/v1/completions"
-                async with self._http.stream(
-                    "POST", path, content=body, headers={"Content-Type": "application/json"}
-                ) as response:
-                    if response.status_code == 200:
-                        await self._follow(response, call)
-                    else:
-                        await response.aread()
-                        call.outcome, call.detail = _failure(response)
+                with self._connections() as http:
+                    async with http.stream("POST", path, content=body, headers=JSON) as response:
+                        if response.status_code == 200:
+                            await self._follow(response, call)
+                        else:
+                            await response.aread()
+                            call.outcome, call.detail = _failure(response)
             except httpx.TransportError as error:
                 if call.outcome is Outcome.STOPPED:  # after the end mark it does not matter
                     call.outcome, call.detail = _broken(error, call)
+
+    @contextmanager
+    def _connections(self) -> Iterator[httpx.AsyncClient]:
+        """The first that has room for a call: so a few calls use a few connections again and again."""
+        pool = next((each for each in self._connection_pools if each.num_calls < CALLS_PER_CONNECTION_POOL), None)
+        if pool is None:
+            pool = _ConnectionPool(httpx.AsyncClient(**self._http_options))
+            self._connection_pools.append(pool)
+        pool.num_calls += 1
+        try:
+            yield pool.http
+        finally:
+            pool.num_calls -= 1
 
     async def _follow(self, response: httpx.Response, call: Call) -> None:
         """Read the server-sent events of one answer, to the very end: only then can the connection be used again."""

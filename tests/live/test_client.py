@@ -8,6 +8,7 @@ import pytest
 from fake_vllm import Behaviour, FakeVllm
 
 from inframind.live import Call, Client, Outcome, RequestError
+from inframind.live.client import CALLS_PER_CONNECTION_POOL
 
 MODEL = Behaviour.model
 
@@ -153,6 +154,22 @@ def test_connections_are_used_again() -> None:
 
     assert len(server.seen) == 5
     assert len(server.ports_seen) == 1
+
+
+def test_many_calls_at_once_leave_connections_that_are_used_again() -> None:
+    async def at_once_then_one_after_the_other(server: FakeVllm) -> list[Call]:
+        async with Client(server.url) as client:
+            calls = [Call([7], 2) for _ in range(3 * CALLS_PER_CONNECTION_POOL)]
+            await asyncio.gather(*(client.complete(call, MODEL) for call in calls))
+            for _ in range(5):
+                await client.complete(Call([7], 2), MODEL)
+            return calls
+
+    with FakeVllm(Behaviour(max_num_seqs=1000)) as server:
+        calls = run(at_once_then_one_after_the_other(server))
+
+    assert all(call.outcome is Outcome.FINISHED for call in calls)
+    assert len(server.ports_seen) == len(calls)
 
 
 @pytest.mark.parametrize(
