@@ -79,14 +79,14 @@ def fit(network: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, rewa
     return float(1 - loss.detach() / target.var(correction=0).clamp(min=1e-9))
 
 
-def charges(network: nn.Module, batch: Batch, *, by_deadline: bool) -> NDArray[np.float64]:
+def charges(network: nn.Module, batch: Batch, priority: str) -> NDArray[np.float64]:
     """What each decision's call takes from later arrivals, at most 0: ``[N]``; 0 for plans.
 
     Parameters
     ----------
-    by_deadline
-        Whether servers take calls by deadline: one that waits takes nothing from arrivals that overtake it. A late call
-        counts by its deadline too, though under ``edf-late-last`` all overtake it: there it pays too much.
+    priority
+        A key of `PRIORITY_RULES`. But under ``none`` a call that waits takes nothing from arrivals that overtake it:
+        those due before it, as nearly all rules have it, and under ``edf-late-last`` all if it is late.
     """
     rows = first_rows(batch)
     loads, *rest = inputs_of(batch, rows)
@@ -96,21 +96,33 @@ def charges(network: nn.Module, batch: Batch, *, by_deadline: bool) -> NDArray[n
 
     server = batch.choice // batch.luck.shape[2]
     slots = np.exp(3 * batch.features.servers[:, :, SLOTS].astype(float))
-    deadline_s = batch.time_s + batch.features.remaining_s
+    due_s = batch.time_s + batch.features.remaining_s
+    if priority == "edf-late-last":
+        due_s[batch.features.remaining_s < 0] = np.inf
     result = np.zeros(len(batch.choice))
     is_call = ~batch.is_plan & np.isfinite(batch.call_s)
     for simulation in np.unique(batch.simulation):
         of_arrivals = np.flatnonzero(batch.simulation[rows] == simulation)
         arrivals = rows[of_arrivals]
         own = np.flatnonzero(is_call & (batch.simulation == simulation))
-        came_s, submitted_s = batch.time_s[arrivals], batch.time_s[own, None]
-        meets = (came_s > submitted_s) & (came_s <= submitted_s + batch.call_s[own, None])
-        if by_deadline:
-            runs = came_s > submitted_s + batch.wait_s[own, None]
-            meets &= runs | (deadline_s[arrivals] >= deadline_s[own, None])
-        taken = (meets * slopes[of_arrivals][:, server[own]].T).sum(1)
-        result[own] = taken / slots[own, server[own]]
+        call, of_arrival = _meetings(batch.time_s[arrivals], batch.time_s[own], batch.call_s[own])
+        taken = slopes[of_arrivals[of_arrival], server[own[call]]]
+        if priority != "none":
+            met, arrival = own[call], arrivals[of_arrival]
+            runs = batch.time_s[arrival] > batch.time_s[met] + batch.wait_s[met]
+            taken = taken * (runs | (due_s[arrival] >= due_s[met]))
+        result[own] = np.bincount(call, taken, len(own)) / slots[own, server[own]]
     return result
+
+
+def _meetings(
+    came_s: NDArray[np.float64], submitted_s: NDArray[np.float64], call_s: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs of a call and an arrival that comes while it is there; arrivals are in order of time."""
+    first = np.searchsorted(came_s, submitted_s, side="right")
+    num = np.searchsorted(came_s, submitted_s + call_s, side="right") - first
+    call = np.repeat(np.arange(len(num)), num)
+    return call, np.arange(len(call)) + np.repeat(first - np.cumsum(num) + num, num)
 
 
 def to_go(values: NDArray[np.float64], next_row: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -52,7 +52,7 @@ class Features:
     """Of a batch of B decisions on n servers; S strategies."""
 
     embedding: Floats
-    """Of the queries: ``[B, dimensions]``."""
+    """Of the queries: ``[B, dimensions]``; ``[B, 0]`` where no network reads it."""
     context: Floats
     """Of query, budget and node: ``[B, CONTEXT_SIZE]``."""
     role: NDArray[np.int64]
@@ -96,10 +96,13 @@ class FeatureBuilder:
     ----------
     knowledge
         Of the pool's LLMs and step times.
+    with_embedding
+        Off: queries need have none.
     """
 
-    def __init__(self, knowledge: Knowledge) -> None:
+    def __init__(self, knowledge: Knowledge, *, with_embedding: bool = True) -> None:
         self._knowledge = knowledge
+        self._with_embedding = with_embedding
         slots = knowledge.max_num_seqs[:, 0]
         self._slots = slots
         self._of_server = np.stack([np.log(slots) / 3, np.log(knowledge.token_s[:, 0]) / 2 + 2], axis=-1)
@@ -139,7 +142,7 @@ class FeatureBuilder:
         servers[:, :, 8:] = self._of_server
         latency_s, actions = self._actions(observations, prompt_tokens, before, share_s)
         return Features(
-            np.array([observation.query_embedding for observation in observations]),
+            self._embedding(observations),
             context.astype(np.float32),
             known[:, 0].astype(np.int64),
             servers,
@@ -149,6 +152,11 @@ class FeatureBuilder:
             remaining_s.astype(np.float32),
             latency_s.astype(np.float32),
         )
+
+    def _embedding(self, observations: Sequence[Observation]) -> Floats:
+        if not self._with_embedding:
+            return np.empty((len(observations), 0), np.float32)
+        return np.array([observation.query_embedding for observation in observations])
 
     def _actions(
         self,

@@ -121,17 +121,19 @@ class Agents:
         prices = self.multipliers.values if is_folded else self._update_multipliers(batch)
         reward, cost = self._reward_and_cost(batch)
         figures: dict[str, float] = {}
-        if self.congestion is not None:
-            reward = reward + self._charged(batch, reward, figures)
-        multiplier = torch.from_numpy(prices[batch.tier][batch.workflow]).float()
         features, luck = FeatureTensors.of(batch.features), torch.from_numpy(batch.luck)
         if not training.critic.knows_outcomes:
             luck = torch.zeros_like(luck)
+        with ThreadPoolExecutor(threads) as pool:
+            valuing = pool.submit(self._values, features, luck)
+            if self.congestion is not None:
+                reward = reward + self._charged(batch, reward, figures)
+            values = valuing.result()
+        multiplier = torch.from_numpy(prices[batch.tier][batch.workflow]).float()
 
         folded = reward - multiplier * cost
         targets = torch.stack([folded, cost] if is_folded else [reward, cost], -1)
         next_row, is_plan = torch.from_numpy(batch.next_row), torch.from_numpy(batch.is_plan)
-        values = self._values(features, luck)
         valued = ~is_plan if training.critic.shared else slice(None)
         for column, name in enumerate(("reward", "cost")[: values.shape[1]]):
             figures[f"explained_variance/{name}"] = explained_variance(values[valued, column], targets[valued, column])
@@ -214,7 +216,7 @@ class Agents:
         figures["explained_variance/congestion"] = fit(
             self.congestion, self.optimisers["congestion"], batch, reward, options.passes
         )
-        own = charges(self.congestion, batch, by_deadline=SCHEDULERS[self.training.scheduler].priority != "none")
+        own = charges(self.congestion, batch, SCHEDULERS[self.training.scheduler].priority)
         figures["congestion_per_query"] = float(own.sum() / len(batch.tier))
         return torch.from_numpy(options.weight * to_go(own, batch.next_row)).float()
 

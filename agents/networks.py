@@ -60,6 +60,11 @@ class NetworkOptions(Section):
     prior: Annotated[float, Field(ge=0)] = 0.0
     """Of an executor: weight, before training, of P(right) P(in time) as known beforehand in the logits."""
 
+    @property
+    def reads_embedding(self) -> bool:
+        """Whether it needs the query's embedding itself."""
+        return self.kind != "set" or self.query > 0
+
 
 def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers with ReLU between them."""

@@ -217,7 +217,11 @@ class TrainingWorld:
         self.latency = latency
         policy = SCHEDULERS[training.scheduler].policy
         self.servers = [server.options(policy=policy) for server in pool.servers]
-        self.builder = FeatureBuilder(Knowledge(self.servers, outcomes, training.max_tokens))
+        networks = (training.planner.network, training.executor.network, training.critic.network)
+        self.builder = FeatureBuilder(
+            Knowledge(self.servers, outcomes, training.max_tokens),
+            with_embedding=any(network.reads_embedding for network in networks),
+        )
         rows = [outcomes.models.index(server.model) for server in self.servers]
         self._models = np.array(rows)
 
@@ -241,13 +245,10 @@ class TrainingWorld:
             (index, each, each.waits_for) for index, each in enumerate(simulations) if each.waits_for is not None
         ]
         while waiting:
-            # Planner's or executor's decisions, those of which there are more: fewer passes, of more rows each.
-            plans = [each for each in waiting if each[2].node is None]
-            turn = plans if 2 * len(plans) >= len(waiting) else [each for each in waiting if each[2].node is not None]
-            indexes, of_turn, observations = zip(*turn, strict=True)
+            indexes, running, observations = zip(*waiting, strict=True)
             decided = actor.decide(observations, noise)
             recorder.add(indexes, observations, decided)
-            for simulation, answer in zip(of_turn, decided.answers, strict=True):
+            for simulation, answer in zip(running, decided.answers, strict=True):
                 simulation.go_on(answer)
             waiting = [(index, each, each.waits_for) for index, each, _ in waiting if each.waits_for is not None]
         return recorder.batch()
@@ -388,6 +389,8 @@ def _blurred(
     arrivals: Sequence[Arrived], table: NDArray[np.float32], noise: float, rng: np.random.Generator
 ) -> tuple[list[Arrived], NDArray[np.float32]]:
     """The queries with embeddings of their own, noise of this length added to each, and the table of these."""
+    if not noise:
+        return list(arrivals), table
     rows = [arrived.query.embedding for arrived in arrivals]
     own = table[np.array(rows)]
     own = own + rng.normal(0, noise / np.sqrt(own.shape[1]), own.shape).astype(np.float32)

@@ -122,7 +122,9 @@ def load_policy(folder: Path, servers: Sequence[ServerOptions], knowledge: Knowl
         raise ConfigError(folder / WEIGHTS, [f"does not hold this policy: {str(error).splitlines()[0]}"]) from None
     # On one decision a thread more costs more than it brings.
     torch.set_num_threads(1)
-    actor = Actor(FeatureBuilder(knowledge), planner, executor, mask_infeasible=record.mask_infeasible)
+    options = [record.executor] if record.planner is None else [record.planner, record.executor]
+    builder = FeatureBuilder(knowledge, with_embedding=any(each.reads_embedding for each in options))
+    actor = Actor(builder, planner, executor, mask_infeasible=record.mask_infeasible)
     trained = TrainedPolicy(actor)
     return Policy(trained, trained)
 

@@ -154,7 +154,7 @@ class BatchOptions(Section):
     """Batches, and updates."""
     groups: Count = 2
     """Simulated side by side, in processes of their own where there are cores."""
-    simulations: Count = 4
+    simulations: Count = 8
     """Of each group, in lock-step: their decisions are made in one pass of the networks."""
     last_rate: Share = 0.1
     """Share of each learning rate that is left at the end."""

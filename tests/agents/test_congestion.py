@@ -72,13 +72,13 @@ def test_a_call_is_charged_for_who_comes_while_it_runs() -> None:
     """Four slots: a call is a quarter of a unit of load. It does not meet itself, nor who comes after its end."""
     made = batch([0.0, 1.0, 2.0, 9.0], [0, 0, 0, 0], [5.0, 1.5, 100.0, 1.0])
 
-    assert charges(Linear(), made, by_deadline=False) == pytest.approx([-0.1 / 4 * 2, -0.1 / 4 * 1, -0.1 / 4 * 1, 0.0])
+    assert charges(Linear(), made, "none") == pytest.approx([-0.1 / 4 * 2, -0.1 / 4 * 1, -0.1 / 4 * 1, 0.0])
 
 
 def test_nobody_is_paid_and_failed_calls_cost_nothing() -> None:
     made = batch([0.0, 1.0, 2.0], [1, 0, 0], [5.0, np.nan, 1.0])
 
-    assert charges(Linear(), made, by_deadline=False) == pytest.approx([0.0, 0.0, 0.0])
+    assert charges(Linear(), made, "none") == pytest.approx([0.0, 0.0, 0.0])
 
 
 def test_who_overtakes_a_call_that_waits_loses_nothing_by_it() -> None:
@@ -92,14 +92,28 @@ def test_who_overtakes_a_call_that_waits_loses_nothing_by_it() -> None:
         deadline_s=[50.0, 11.0, 60.0, 14.0],
     )
 
-    assert charges(Linear(), made, by_deadline=True)[0] == pytest.approx(-0.1 / 4 * 2)
-    assert charges(Linear(), made, by_deadline=False)[0] == pytest.approx(-0.1 / 4 * 3)
+    assert charges(Linear(), made, "edf")[0] == pytest.approx(-0.1 / 4 * 2)
+    assert charges(Linear(), made, "none")[0] == pytest.approx(-0.1 / 4 * 3)
+
+
+def test_a_late_call_that_waits_is_overtaken_by_all_under_late_last() -> None:
+    """It was due at 3 and is submitted at 5; until 8 it waits. Under EDF it would go before all that come."""
+    made = batch(
+        [5.0, 6.0, 7.0, 9.0],
+        [0, 1, 1, 1],
+        [9.0, 0.1, 0.1, 0.1],
+        wait_s=[3.0, 0.0, 0.0, 0.0],
+        deadline_s=[3.0, 16.0, 60.0, 19.0],
+    )
+
+    assert charges(Linear(), made, "edf-late-last")[0] == pytest.approx(-0.1 / 4 * 1)
+    assert charges(Linear(), made, "edf")[0] == pytest.approx(-0.1 / 4 * 3)
 
 
 def test_simulations_do_not_meet() -> None:
     made = batch([0.0, 1.0, 2.0], [0, 0, 0], [5.0, 5.0, 5.0], simulation=[0, 1, 0])
 
-    assert charges(Linear(), made, by_deadline=False) == pytest.approx([-0.1 / 4, 0.0, 0.0])
+    assert charges(Linear(), made, "none") == pytest.approx([-0.1 / 4, 0.0, 0.0])
 
 
 def test_a_plan_answers_for_all_calls_that_follow_from_it() -> None:
