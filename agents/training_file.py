@@ -150,7 +150,7 @@ class CongestionOptions(Section):
 class BatchOptions(Section):
     """How much is simulated at a time."""
 
-    iterations: Count = 160
+    iterations: Count = 80
     """Batches, and updates."""
     groups: Count = 2
     """Simulated side by side, in processes of their own where there are cores."""

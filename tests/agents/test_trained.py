@@ -18,12 +18,13 @@ OUTCOMES = OutcomeModel.shipped()
 SIZE = OUTCOMES.bank.embedding.shape[1]
 
 
-def saved(folder: Path, kind: str = "set", fixed: str = "") -> Path:
-    options = NetworkOptions.model_validate({"kind": kind})
-    planner = None if fixed else planner_network(NetworkOptions(), SIZE)
+def saved(folder: Path, kind: str = "set", fixed: str = "", query: int = 8) -> Path:
+    options = NetworkOptions.model_validate({"kind": kind, "query": query})
+    of_planner = NetworkOptions(query=query)
+    planner = None if fixed else planner_network(of_planner, SIZE)
     record = PolicyRecord(
         name="x",
-        planner=None if fixed else NetworkOptions(),
+        planner=None if fixed else of_planner,
         fixed_planner=fixed,
         mask_infeasible=True,
         executor=options,
@@ -39,13 +40,18 @@ def saved(folder: Path, kind: str = "set", fixed: str = "") -> Path:
 POOL = [server.options() for server in load_pool("h200", Path()).servers]
 
 
-def look(servers: list, budget_s: float = 50.0, node: int | None = None):  # type: ignore[no-untyped-def, type-arg]
+def look(  # type: ignore[no-untyped-def]
+    servers: list,  # type: ignore[type-arg]
+    budget_s: float = 50.0,
+    node: int | None = None,
+    embedding: int | None = 3,
+):
     table = ServerTable([ServerInfo(each.name, each.model, each.scheduler.max_num_seqs) for each in servers])
     workflow = build_workflow("math", "Chain", "MathSolver+Inspector")
     return observe(
         0.0,
         0.0,
-        Query("q", "math", 3, 80, budget_s, embedding=3),
+        Query("q", "math", 3, 80, budget_s, embedding=embedding),
         table,
         Context(OUTCOMES.bank.embedding, None, dead_reckoning=True),
         0,
@@ -63,6 +69,16 @@ def test_what_was_saved_decides_as_before(tmp_path: Path) -> None:
         choices = [policy.executor.choose(look(POOL, budget_s, node=1)) for policy in policies]
         assert plans[0] == plans[1]
         assert choices[0] == choices[1]
+
+
+def test_a_policy_that_does_not_read_embeddings_needs_none(tmp_path: Path) -> None:
+    knowledge = Knowledge(POOL, OUTCOMES, 2048)
+    without = load_policy(saved(tmp_path / "without", query=0), POOL, knowledge)
+    reading = load_policy(saved(tmp_path / "reading"), POOL, knowledge)
+
+    assert without.executor.choose(look(POOL, node=0, embedding=None)) == without.executor.choose(look(POOL, node=0))
+    with pytest.raises(ConfigError, match="has no embedding, and the policy reads it"):
+        reading.executor.choose(look(POOL, node=0, embedding=None))
 
 
 def test_a_set_policy_serves_a_pool_of_another_size(tmp_path: Path) -> None:
