@@ -11,8 +11,9 @@ from .compare_folders import ConditionComparison, FoldersComparison, compare_fol
 from .compare_inputs import KnownRun, PairedRuns
 from .compare_ranking import Contest, PairSign, Ranking
 from .compare_sources import STEPS, Difference, LoadBin, Measures, Sources
-from .fit import Fit, LogQuality, fit_server, fitted_toml
+from .fit import fit_server
 from .fit_range import extrapolations
+from .fit_result import Fit, LogQuality, fitted_toml
 from .pool_file import write_pool
 from .pool_models import MEMBERS, Architecture, Member, num_gpu_blocks
 from .pool_recipes import RECIPES, build_pool, correct, fit_members
