@@ -114,6 +114,8 @@ class FittedOn(Section):
 class StepTimeSection(Section):
     """Duration of one engine step; see `inframind.sim.StepTime`."""
 
+    if_missing = "`inframind calibrate fit` finds it"
+
     fixed_s: Annotated[float, Field(ge=1e-9)]
     """Each step."""
     prefill_token_s: Seconds
@@ -295,24 +297,12 @@ def load_server(name: str | Path) -> ServerSection:
         if slash and not Path(name).exists() and Path(name).suffix != ".toml":
             hint = did_you_mean(pool, SHIPPED_POOLS) or f"; shipped pools: {', '.join(SHIPPED_POOLS)}"
             raise ConfigError(name, [f"no such file, and no shipped pool {pool!r}{hint}"])
-        return _load_fitted(name)
+        return load_toml(name, ServerSection)
     servers = {server.name: server for server in load_pool(pool, Path()).servers}
     if server_name not in servers:
         hint = did_you_mean(server_name, servers) or f"; it has {', '.join(servers)}"
         raise ConfigError(name, [f"pool {pool} has no server {server_name!r}{hint}"])
     return servers[server_name]
-
-
-def _load_fitted(path: str | Path) -> ServerSection:
-    try:
-        return load_toml(path, ServerSection)
-    except ConfigError as error:
-        missing = "step_time: missing"
-        problems = [
-            f"{missing}; `inframind calibrate fit` finds it" if problem == missing else problem
-            for problem in error.problems
-        ]
-        raise ConfigError(path, problems) from None
 
 
 def load_server_to_fit(path: str | Path) -> ServerToFit:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +30,9 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    if_missing: ClassVar[str] = ""
+    """What to do where a file lacks the table and must not."""
 
 
 def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -177,7 +180,8 @@ def _line(place: Place, annotation: Any, kind: str, message: str, value: object,
             hint = hint or f"; known: {', '.join(sorted(known))}"
             return f"{_dotted(place)}: unknown key{hint}"
         case "missing":
-            return f"{_dotted(place)}: missing"
+            advice = getattr(_bare(annotation), "if_missing", "")
+            return f"{_dotted(place)}: missing" + (f"; {advice}" if advice else "")
         case "union_tag_not_found":
             return f"{_dotted((*place, 'kind'))}: missing; choose one of {_quoted(_tags(annotation))}"
         case "union_tag_invalid":
