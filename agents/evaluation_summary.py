@@ -7,6 +7,7 @@ a share is not cut at 0 and 1.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,14 @@ def t_interval(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, f
     mean = float(known.mean())
     if len(known) == 1:
         return mean, math.nan, math.nan
-    half = float(student_t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
+    half = _t_quantile(len(known) - 1) * float(known.std(ddof=1)) / math.sqrt(len(known))
     return mean, mean - half, mean + half
+
+
+@cache
+def _t_quantile(degrees_of_freedom: int) -> float:
+    """Looked up, since a table has tens of thousands of intervals and scipy takes longer than all the rest."""
+    return float(student_t.ppf(0.975, degrees_of_freedom))
 
 
 def figures_table(results: Iterable[CellResult]) -> pd.DataFrame:
