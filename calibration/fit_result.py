@@ -1,7 +1,7 @@
 """What comes out of a fit: the server file with standard errors, how well the logs are reproduced, and remarks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,6 @@ def fit_of(
     off = [np.abs(ours / measured - 1) for ours, measured in pairs]
     ranges = [load_range(log.requests, log.times.first_token_s, log.times.end_s) for log in used]
     fitted_on = _fitted_on(logs, used, ranges, np.concatenate(off), errors, completed, names)
-    steps = step_time(parameters)
     server = ServerSection(
         name=asked.name,
         model=asked.model,
@@ -96,12 +95,7 @@ def fit_of(
         data_parallel_size=completed.data_parallel_size,
         scheduler=completed.scheduler,
         step_time=StepTimeSection(
-            fixed_s=steps.fixed_s,
-            prefill_token_s=steps.prefill_token_s,
-            decode_s=steps.decode_s,
-            context_token_s=steps.context_token_s,
-            prefill_pair_s=steps.prefill_pair_s,
-            free_prefill_tokens=steps.free_prefill_tokens,
+            **asdict(step_time(parameters)),
             std_error={name: value for name, value in own_errors.items() if name != "client_overhead_s"},
             fitted_on=fitted_on,
         ),
