@@ -85,8 +85,8 @@ def charges(network: nn.Module, batch: Batch, priority: str) -> NDArray[np.float
     Parameters
     ----------
     priority
-        A key of `PRIORITY_RULES`. But under ``none`` a call that waits takes nothing from arrivals that overtake it:
-        those due before it, as nearly all rules have it, and under ``edf-late-last`` all if it is late.
+        A key of `PRIORITY_RULES`. Except under ``none``, a call that waits takes nothing from arrivals that overtake
+        it: those due before it (as is taken for ``least-slack``, too), and under ``edf-late-last`` all if it is late.
     """
     rows = first_rows(batch)
     loads, *rest = inputs_of(batch, rows)

@@ -38,7 +38,8 @@ SCHEDULERS: Mapping[str, Discipline] = {
 def _known(kind: str, names: Mapping[str, object]) -> Callable[[str], str]:
     def check(name: str) -> str:
         if name not in names:
-            raise ValueError(f"no {kind} has this name{did_you_mean(name, names)}; known: {', '.join(names)}")
+            hint = did_you_mean(name, names) or f"; known: {', '.join(names)}"
+            raise ValueError(f"no {kind} has this name{hint}")
         return name
 
     return check
@@ -50,11 +51,13 @@ def _policy_entry(entry: str) -> str:
     name, planner = rule_of(entry)
     try:
         _known("policy", {**POLICIES, **TRAINED})(name)
-        if entry != name and name in POLICIES:
-            _known("planner", dict.fromkeys(PLANNERS))(planner)
-        return entry
     except ValueError as error:
-        raise ValueError(f"{error}; a trained one is named by its folder, with a slash: ./{entry}") from None
+        is_near = "did you mean" in str(error)
+        own = "" if is_near else f"; one of your own is named by its folder, with a slash: ./{entry}"
+        raise ValueError(f"{error}{own}") from None
+    if entry != name and name in POLICIES:
+        _known("planner", dict.fromkeys(PLANNERS))(planner)
+    return entry
 
 
 PositiveFloat = Annotated[float, Field(gt=0)]

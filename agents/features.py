@@ -97,7 +97,7 @@ class FeatureBuilder:
     knowledge
         Of the pool's LLMs and step times.
     with_embedding
-        Off: queries need have none.
+        Whether ``embedding`` is filled; if not, queries need none.
     """
 
     def __init__(self, knowledge: Knowledge, *, with_embedding: bool = True) -> None:

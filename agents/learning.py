@@ -107,7 +107,7 @@ class Agents:
         rng
             Shuffles.
         threads
-            In which planner, executor and critic learn side by side; results do not depend on it.
+            In which what does not hang on one another is done side by side; results do not depend on it.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class Agents:
         with ThreadPoolExecutor(threads) as pool:
             valuing = pool.submit(self._values, features, luck)
             if self.congestion is not None:
-                reward = reward + self._charged(batch, reward, figures)
+                reward = reward + pool.submit(self._charged, batch, reward, figures).result()
             values = valuing.result()
         multiplier = torch.from_numpy(prices[batch.tier][batch.workflow]).float()
 

@@ -217,7 +217,9 @@ class TrainingWorld:
         self.latency = latency
         policy = SCHEDULERS[training.scheduler].policy
         self.servers = [server.options(policy=policy) for server in pool.servers]
-        networks = (training.planner.network, training.executor.network, training.critic.network)
+        networks = [training.executor.network]
+        networks += [] if training.planner.fixed else [training.planner.network]
+        networks += [] if training.critic.shared else [training.critic.network]
         self.builder = FeatureBuilder(
             Knowledge(self.servers, outcomes, training.max_tokens),
             with_embedding=any(network.reads_embedding for network in networks),

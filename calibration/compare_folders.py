@@ -108,7 +108,10 @@ def compare_folders(
             num_done += 1
             on_progress(num_done, total)
         conditions.append(_condition(condition, pairs, parts, list(whys)))
-    return FoldersComparison(tuple(conditions), rank_policies(matched.pairs), matched.notes)
+    notes = matched.notes
+    if all(pair.live.is_simulated for pair in matched.pairs):
+        notes = (*notes, "The runs named as live say of themselves that they are simulated: read simulated for live.")
+    return FoldersComparison(tuple(conditions), rank_policies(matched.pairs), notes)
 
 
 def _condition(
@@ -153,12 +156,6 @@ def _notes(pairs: Sequence[PairedRuns], whys: Sequence[str]) -> list[str]:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed.value_counts().items())
             what = "calls" if runs[0].run.workflows is None else "workflows"
             notes.append(f"{len(failed):,} of {len(outcomes):,} {word} {what} did not finish: {reasons}.")
-    nums = [
-        sum(len(side.run.workflows) for side in sides if side.run.workflows is not None)
-        for sides in zip(*((pair.live, pair.simulated) for pair in pairs), strict=True)
-    ]
-    if nums[0] != nums[1]:
-        notes.append(f"The live runs have {nums[0]:,} queries, the simulated ones {nums[1]:,}.")
     workflows = [pair.live.run.workflows for pair in pairs if pair.live.run.workflows is not None]
     if workflows:
         finished = pd.concat([table[table["outcome"] == "finished"] for table in workflows])

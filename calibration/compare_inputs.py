@@ -40,6 +40,11 @@ class KnownRun:
         """Whether it says so itself."""
         return bool(self.run.config.get("run", {}).get("kind") == "live")
 
+    @property
+    def is_simulated(self) -> bool:
+        """Whether it says so itself; runs of single calls say nothing."""
+        return bool(self.run.config.get("run", {}).get("kind") == "simulated")
+
 
 @dataclass(frozen=True, slots=True)
 class PairedRuns:
@@ -53,7 +58,12 @@ class PairedRuns:
     @property
     def differences(self) -> tuple[str, ...]:
         """In what the two are not the same experiment, a line each."""
-        return key_differences(self.live.key, self.simulated.key)
+        name = "queries" if self.live.seed is None else f"queries of seed {self.live.seed}"
+        sizes = [
+            (name, None if side.run.workflows is None else len(side.run.workflows))
+            for side in (self.live, self.simulated)
+        ]
+        return key_differences((*self.live.key, sizes[0]), (*self.simulated.key, sizes[1]))
 
     @property
     def has_same_queries(self) -> bool:

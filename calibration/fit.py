@@ -1,8 +1,8 @@
 """Fit a server file to request logs: least squares through the simulator.
 
 The way from logs to a server file: a start without the simulator (`step_estimates`), missing scheduler options
-(`fit_options`), least squares (`fit_objective`, `fit_solver`) for each way of scheduling that is possible, standard
-errors, and what the logs do not tell.
+(`fit_options`), least squares (`fit_objective`, `fit_solver`) for each way of scheduling that is possible, and what
+comes out, with standard errors and what the logs do not tell (`fit_result`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -156,14 +156,14 @@ class _Fitting:
         identified = unsure.is_identified | (np.arange(len(PARAMETERS)) == FIXED)
         fit = fit_of(
             self.asked,
-            self.logs,
-            objective.logs,
-            found.completed,
-            found.continuation,
-            solver.best,
-            unsure.std_errors,
-            identified,
-            self._num_simulations,
+            logs=self.logs,
+            used=objective.logs,
+            completed=found.completed,
+            continuation=found.continuation,
+            best=solver.best,
+            std_errors=unsure.std_errors,
+            is_identified=identified,
+            num_simulations=self._num_simulations,
         )
         self._on_progress(1.0)
         return fit

@@ -53,6 +53,7 @@ class Fit:
 
 def fit_of(
     asked: ServerToFit,
+    *,
     logs: Sequence[MeasuredLog],
     used: Sequence[MeasuredLog],
     completed: Completed,

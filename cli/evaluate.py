@@ -32,10 +32,11 @@ from inframind.agents import (
 from inframind.calibration.predictors import LatencyPredictors
 from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import ConfigError, versions
+from inframind.traces import ConfigError, check_same_config, versions
 from inframind.workflows import STRATEGIES
 
 from .arguments import positive_int
+from .file_kinds import check_kind
 from .output import OVERWRITE_HELP, claim_folder, print_json, print_table, progress, write_frame, write_whole
 from .report_evaluate import points, render_evaluation
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 CELLS, CONFIG, SUMMARY, REPORT = MEMBERS = "cells", "config.toml", "summary.csv", "report.html"
 """What an evaluation's folder has; no other command's has the first."""
+MIN_SEEDS = 3
+"""From which on an interval is taken for more than chance: two seeds may agree to the last query."""
 SHOWN = {"goodput": "right and in time", "on_time": "in time"}
 
 
@@ -67,6 +70,7 @@ def add_parser(commands: "Commands") -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run what is not there yet, write the summary and the report, print the tables."""
+    check_kind(args.evaluation, "evaluate")
     evaluation, pool = load_evaluation(args.evaluation, args.set, _outcomes())
     _check_learned(evaluation, pool)
     _open_folder(args.out, evaluation, pool, overwrite=args.overwrite)
@@ -85,7 +89,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print_json({**records, "out": str(args.out)})
         return 0
     _print_summary(summary)
-    _print_gains(gains)
+    _print_gains(gains, len(evaluation.seeds))
     print(f"summary: {args.out / SUMMARY}\nreport: {args.out / REPORT}")
     return 0
 
@@ -121,15 +125,8 @@ def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection, *, overwr
         "learned": {folder: _digest(Path(folder)) for folder in _learned(evaluation)},
     }
     if (out / CELLS).is_dir() and (out / CONFIG).exists() and not overwrite:
-        before, now = _flat(tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))), _flat(config)
-        wrong = [
-            f"{key}: is now {now.get(key, 'absent')!r}, and was {before.get(key, 'absent')!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
-        if wrong:
-            hint = "what is there cannot be gone on with; --overwrite begins anew, or name another folder"
-            raise ConfigError(out, [*wrong, hint])
+        before = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
+        check_same_config(out, before, config, "--overwrite begins anew, or name another folder")
         return
     claim_folder(out, MEMBERS, overwrite=overwrite)
     (out / CELLS).mkdir()
@@ -157,17 +154,6 @@ def _digest(folder: Path) -> str:
     for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
         hashed.update(path.name.encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()
-
-
-def _flat(value: object, place: str = "") -> dict[str, object]:
-    """Leaves by dotted key."""
-    if isinstance(value, Mapping):
-        items = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        return {place: list(value) if isinstance(value, tuple) else value}
-    return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
 
 
 def _cell_path(out: Path, cell: Cell) -> Path:
@@ -246,7 +232,7 @@ def _share(row: Mapping[Any, Any], figure: str) -> str:
     return f"{100 * row[figure]:.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
 
 
-def _print_gains(gains: pd.DataFrame) -> None:
+def _print_gains(gains: pd.DataFrame, num_seeds: int) -> None:
     """Trained policies beside the best rule, in points, and what that comes to."""
     if gains.empty:
         return
@@ -259,4 +245,6 @@ def _print_gains(gains: pd.DataFrame) -> None:
     for policy, group in gains.groupby("policy", sort=False):
         above, below = (group["gain"] > 0).sum(), (group["gain"] < 0).sum()
         surely = f"beyond chance (95 %) in {(group['gain_low'] > 0).sum()} and {(group['gain_high'] < 0).sum()}"
+        if num_seeds < MIN_SEEDS:
+            surely = f"{num_seeds} seeds are too few to say whether by chance" if num_seeds > 1 else "of one seed"
         print(f"{policy}: above the best rule in {above} of {len(group)} comparisons, below it in {below}; {surely}")

@@ -59,8 +59,7 @@ def add_parser(commands: "Commands") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the cells live, write their folders, and check that their logs repeat every decision."""
-    # Servers drift: what is compared with one another runs close together.
-    cells = sorted(load_cells(args, OutcomeModel.shipped()), key=lambda cell: cell.cell.seed)
+    cells = load_cells(args, OutcomeModel.shipped())
     runs = [
         LiveRun(cell, args.out / cell.cell.name if args.all else args.out, args.strict_lengths, args.experiment.parent)
         for cell in cells

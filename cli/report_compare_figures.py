@@ -72,7 +72,7 @@ def distributions(each: ConditionComparison) -> str:
     """Cumulative distributions of workflow latency, TTFT, TPOT and E2E, simulated over live, all seeds together."""
     metrics = ([("latency_s", ("Workflow latency", "s", 1))] if each.latency else []) + list(METRICS.items())
     with rc_context(STYLE):
-        figure, [row] = subplots(1, len(metrics), 2.5, sharey="all")
+        figure, [row] = subplots(1, len(metrics), 2.7, sharey="all")
         for axes, (metric, (name, unit, scale)) in zip(row, metrics, strict=True):
             medians = []
             for (label, colour, dashes), runs in zip(SIDES, _runs(each), strict=True):
@@ -80,7 +80,8 @@ def distributions(each: ConditionComparison) -> str:
                 at, share = distribution(values, num)
                 axes.plot(at * scale, share, color=colour, linestyle=dashes, label=label)
                 medians.append(seconds(float(np.median(values))) if len(values) else "unknown")
-            axes.set_title("{}\nmedian {} live, {} simulated".format(name, *medians))
+            # Side by side titles must not run into one another.
+            axes.set_title("{}, median\n{} live\n{} simulated".format(name, *medians))
             axes.set_xlabel(f"{name.lower()} ({unit})")
             if np.isfinite(axes.dataLim.minposx):
                 log_scale(axes)

@@ -125,16 +125,18 @@ def _best(shown: pd.DataFrame, figure: str) -> "pd.Series[float]":
 def _finding(shown: pd.DataFrame, rate: float) -> str:
     """Who is best at a load, in a sentence."""
     at_rate = shown[shown["rate_per_min"] == rate]
-    best = _compared(at_rate).sort_values("goodput", ascending=False, kind="stable").iloc[0]
-    interval = ""
-    if pd.notna(best["goodput_low"]):
+    compared = _compared(at_rate).sort_values("goodput", ascending=False, kind="stable")
+    best = compared.iloc[0]
+    level = compared[compared["goodput"] == best["goodput"]]
+    names = [f"{row['policy']} under {row['scheduler'].upper()}" for row in level.to_dict("records")]
+    who, interval = f"{names[0]} answers", ""
+    if len(names) > 1:
+        who = f"{', '.join(names[:-1])} and {names[-1]} each answer"
+    elif pd.notna(best["goodput_low"]):
         interval = f" (95 % interval {100 * best['goodput_low']:.1f} to {100 * best['goodput_high']:.1f})"
     bound = at_rate.loc[at_rate["policy"] == BOUND, "goodput"]
     above = f"; {BOUND} {100 * bound.max():.1f} %" if len(bound) and best["policy"] != BOUND else ""
-    return (
-        f"At {rate:g}/min {best['policy']} under {best['scheduler'].upper()} answers {100 * best['goodput']:.1f} % "
-        f"rightly and in time{interval}{above}."
-    )
+    return f"At {rate:g}/min {who} {100 * best['goodput']:.1f} % rightly and in time{interval}{above}."
 
 
 def _trained_rows(gains: pd.DataFrame) -> list[tuple[str, list[str]]]:

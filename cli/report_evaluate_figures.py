@@ -37,7 +37,7 @@ def shares_by_load(summary: pd.DataFrame, figure: str, best: pd.Series, name: st
     top = max(min(1.0, np.ceil(10 * known.max()) / 10), bottom + 0.1)
 
     def draw(axes: Axes, rows: pd.DataFrame) -> None:
-        axes.plot(best.index, best, color=MUTED, linewidth=0.9, label="best of the policies, clairvoyant aside")
+        axes.plot(best.index, best, color=MUTED, linewidth=0.9, label="the best, clairvoyant aside")
         for index, (scheduler, line) in enumerate(rows.groupby("scheduler", sort=False)):
             colour = SERIES[index]
             low, high = line[f"{figure}_low"].clip(0, 1), line[f"{figure}_high"].clip(0, 1)

@@ -76,12 +76,17 @@ def subplots(
     return figure, grid
 
 
+LEGEND_COLUMNS = 3
+"""On a narrow screen a figure is scrolled sideways: what its first part does not show of the legend is out of sight."""
+
+
 def legend(figure: Figure, *, of: int) -> None:
     """Name each colour once, however many panels it is in, unless ``of`` says that there is only one."""
     if of > 1:
         pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
         handles = {label: handle for handle, label in chain.from_iterable(pairs)}
-        figure.legend(handles.values(), handles, loc="outside upper left", ncols=of, fontsize=9, borderaxespad=0)
+        columns = min(of, LEGEND_COLUMNS)
+        figure.legend(handles.values(), handles, loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0)
 
 
 def distribution(values: Floats, num_calls: int) -> tuple[Floats, Floats]:

@@ -19,6 +19,7 @@ from inframind.traces import ConfigError, build_requests, by_tier, summarise, ve
 from inframind.workflows import edf_priority
 
 from .experiment import Experiment, Scheduler, load_experiment
+from .file_kinds import check_kind
 from .output import check_unused, number, print_json, print_table, progress, write_frame
 from .report import RunView, write_report
 from .simulate_cell import run_cells
@@ -83,6 +84,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     chosen = {"--scheduler": args.scheduler, "--rate": args.rate, "--seed": args.seed}
     if lone := [f"{name}: only with --policy or --all" for name, value in chosen.items() if value is not None]:
         raise ConfigError("simulate", lone)
+    check_kind(args.experiment, "simulate")
     experiment, pool = load_experiment(args.experiment, args.set)
     out = args.out or Path("runs") / args.experiment.stem
     check_unused(out, overwrite=args.overwrite)

@@ -20,9 +20,10 @@ from inframind.agents.checkpoint import load_checkpoint, save_checkpoint
 from inframind.agents.training import Iteration, Trainer, train
 from inframind.agents.training_file import load_training
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import ConfigError, versions
+from inframind.traces import ConfigError, check_same_config, versions
 
 from .evaluate import load_predictors
+from .file_kinds import check_kind
 from .output import claim_folder, print_json, progress_columns, write_whole
 
 METRICS, CONFIG, VERSIONS, BOARD, CHECKPOINT, POLICY = MEMBERS = (
@@ -37,6 +38,7 @@ HISTOGRAM_EVERY = 10
 def run_train(args: argparse.Namespace) -> int:
     """Train, with checkpoints; Ctrl-C keeps the best policy so far."""
     outcomes = OutcomeModel.shipped()
+    check_kind(args.training, "train")
     training, pool = load_training(args.training, args.set, outcomes)
     trainer = Trainer(training, pool, outcomes, args.jobs, load_predictors(training.predictors, pool))
     config = {
@@ -93,10 +95,9 @@ def _open_folder(out: Path, config: Mapping[str, Any], trainer: Trainer, *, resu
             before = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(out, [f"is no training to go on with: {CONFIG}: {error.strerror}"]) from None
-        if json.dumps(before, sort_keys=True) != json.dumps(config, sort_keys=True):
-            raise ConfigError(
-                out, ["is a training from other values; give the same file and --set, --overwrite, or another folder"]
-            )
+        check_same_config(
+            out, before, config, "give the same file and --set, --overwrite begins anew, or name another folder"
+        )
         if not (out / CHECKPOINT).exists():
             raise ConfigError(out, ["has no checkpoint yet; --overwrite begins anew"])
         load_checkpoint(out / CHECKPOINT, trainer)

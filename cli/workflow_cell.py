@@ -15,6 +15,7 @@ from inframind.workflows import Arrived, ControllerOptions, LatencyModel
 
 from .arguments import positive_number
 from .evaluate import load_predictors
+from .file_kinds import check_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ def load_cells(args: argparse.Namespace, outcomes: OutcomeModel) -> list[Workflo
         ("seeds", args.seed),
     )
     overrides = [*args.set, *(f"{key}={json.dumps([value])}" for key, value in chosen if value is not None)]
+    check_kind(path, "evaluate")
     evaluation, pool = load_evaluation(path, overrides, outcomes)
     world = World(evaluation, pool, outcomes, load_predictors(evaluation.predictors, pool))
     cells = list(evaluation.cells()) if args.all else [next(evaluation.cells())]

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -17,6 +17,7 @@ MAX_OPEN = 900
 """Calls open at a time, by default: as many as fit into the 1024 open files that a process usually may have."""
 KEEP_ALIVE_S = 2.0
 """vLLM's HTTP server closes a connection that was idle for 5 s; a request sent at that moment would be lost."""
+_JSON_HEADERS = {"Content-Type": "application/json"}
 CALLS_PER_CONNECTION_POOL = 32
 """Open at a time in one of httpx's connection pools: each request that begins or ends has the pool look through all its
 connections, for each that is idle once more (httpcore 1.0), so a pool of a thousand holds the event loop up for seconds
@@ -88,12 +89,9 @@ class Call:
     """What went wrong, in the server's words where it has some."""
 
 
-JSON = {"Content-Type": "application/json"}
-
-
 @dataclass(slots=True)
 class _ConnectionPool:
-    """Connections to the server."""
+    """One of httpx's."""
 
     http: httpx.AsyncClient
     num_calls: int = 0
@@ -158,8 +156,9 @@ class Client:
 
     async def aclose(self) -> None:
         """Close its connections."""
-        for pool in self._connection_pools:
-            await pool.http.aclose()
+        async with AsyncExitStack() as stack:
+            for each in self._connection_pools:
+                stack.push_async_callback(each.http.aclose)
 
     async def get(self, path: str, timeout_s: float | None = None) -> httpx.Response:
         """Fetch ``/version``, ``/metrics`` and the like; any status but 401 and 403 is the caller's to judge.
@@ -199,29 +198,38 @@ class Client:
         async with self._open:
             call.sent_s = time.monotonic()
             try:
-                with self._connections() as http:
-                    async with http.stream("POST", path, content=body, headers=JSON) as response:
-                        if response.status_code == 200:
-                            await self._follow(response, call)
-                        else:
-                            await response.aread()
-                            call.outcome, call.detail = _failure(response)
+                async with (
+                    self._connections() as http,
+                    http.stream("POST", path, content=body, headers=_JSON_HEADERS) as response,
+                ):
+                    if response.status_code == 200:
+                        await self._follow(response, call)
+                    else:
+                        await response.aread()
+                        call.outcome, call.detail = _failure(response)
             except httpx.TransportError as error:
                 if call.outcome is Outcome.STOPPED:  # after the end mark it does not matter
                     call.outcome, call.detail = _broken(error, call)
 
-    @contextmanager
-    def _connections(self) -> Iterator[httpx.AsyncClient]:
-        """The first that has room for a call: so a few calls use a few connections again and again."""
-        pool = next((each for each in self._connection_pools if each.num_calls < CALLS_PER_CONNECTION_POOL), None)
-        if pool is None:
-            pool = _ConnectionPool(httpx.AsyncClient(**self._http_options))
-            self._connection_pools.append(pool)
-        pool.num_calls += 1
+    @asynccontextmanager
+    async def _connections(self) -> AsyncIterator[httpx.AsyncClient]:
+        """The first pool that has room for a call: so a few calls use a few connections again and again.
+
+        The first stays; another is closed with its last call, for only who uses a pool has it drop what is idle.
+        """
+        pools = self._connection_pools
+        mine = next((each for each in pools if each.num_calls < CALLS_PER_CONNECTION_POOL), None)
+        if mine is None:
+            mine = _ConnectionPool(httpx.AsyncClient(**self._http_options))
+            pools.append(mine)
+        mine.num_calls += 1
         try:
-            yield pool.http
+            yield mine.http
         finally:
-            pool.num_calls -= 1
+            mine.num_calls -= 1
+            if not mine.num_calls and mine is not pools[0]:
+                pools.remove(mine)
+                await mine.http.aclose()
 
     async def _follow(self, response: httpx.Response, call: Call) -> None:
         """Read the server-sent events of one answer, to the very end: only then can the connection be used again."""

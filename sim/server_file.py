@@ -293,12 +293,16 @@ def load_server(name: str | Path) -> ServerSection:
         With all the file's mistakes; there is no such file, pool or server.
     """
     pool, slash, server_name = str(name).partition("/")
-    if not (slash and pool in SHIPPED_POOLS):
+    if pool not in SHIPPED_POOLS or (not slash and Path(name).exists()):
         if slash and not Path(name).exists() and Path(name).suffix != ".toml":
             hint = did_you_mean(pool, SHIPPED_POOLS) or f"; shipped pools: {', '.join(SHIPPED_POOLS)}"
             raise ConfigError(name, [f"no such file, and no shipped pool {pool!r}{hint}"])
         return load_toml(name, ServerSection)
     servers = {server.name: server for server in load_pool(pool, Path()).servers}
+    if not slash:
+        raise ConfigError(
+            name, [f"is a pool; name one of its servers: {', '.join(f'{pool}/{each}' for each in servers)}"]
+        )
     if server_name not in servers:
         hint = did_you_mean(server_name, servers) or f"; it has {', '.join(servers)}"
         raise ConfigError(name, [f"pool {pool} has no server {server_name!r}{hint}"])
@@ -329,5 +333,6 @@ def load_pool(name: str | Path, base: Path) -> PoolSection:
             return load_toml(path, PoolSection)
     path = base / name
     if not path.exists():
-        raise ConfigError(path, [f"no such pool file; shipped pools: {', '.join(SHIPPED_POOLS)}"])
+        hint = did_you_mean(str(name), SHIPPED_POOLS) or f"; shipped pools: {', '.join(SHIPPED_POOLS)}"
+        raise ConfigError(f"pool {name}", [f"neither a shipped pool nor a file ({path}){hint}"])
     return load_toml(path, PoolSection)

@@ -5,6 +5,7 @@ from .lengths import Constant, Empirical, Length, LogNormal, Uniform
 from .mistakes import ConfigError, Mistakes, TraceError
 from .readers import MOONCAKE_BLOCK_TOKENS, Format, RequestLog, read_log, read_requests
 from .run_folder import Run, begin_run, finish_run, read_run, versions, write_run
+from .same_config import check_same_config
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
 from .summary import SUMMARY, by_tier, summarise
@@ -47,6 +48,7 @@ __all__ = [
     "begin_run",
     "build_requests",
     "by_tier",
+    "check_same_config",
     "finish_run",
     "load_json",
     "load_toml",

@@ -28,7 +28,7 @@ class Mistakes(Exception):  # noqa: N818 - it says what it holds; the two below 
         self.total = len(self.problems) if total is None else total
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {self.total} problem(s)", *self.problems]
+        lines = [f"{self.source}: {self.total} problem{'' if self.total == 1 else 's'}", *self.problems]
         unlisted = self.total - len(self.problems)
         if unlisted > 0:
             lines.append(f"... and {unlisted} more")
@@ -45,5 +45,6 @@ class TraceError(Mistakes):
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known word, or nothing when none is near."""
-    close = difflib.get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(wrong.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

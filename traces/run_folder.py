@@ -33,6 +33,7 @@ import pyarrow.parquet
 import tomli_w
 
 from .mistakes import ConfigError, TraceError
+from .same_config import check_same_config
 from .schema import CALLS, SAMPLES, WORKFLOWS, to_table
 from .summary import SUMMARY
 from .whole_folder import whole_folder
@@ -134,7 +135,11 @@ def begin_run(folder: str | Path, config: Mapping[str, Any], *, seed: int | None
     root = Path(folder)
     text = tomli_w.dumps(_without_none(config))
     if resume:
-        _check_same_config(root, tomllib.loads(text))
+        try:
+            before = _read_toml(root / "config.toml")
+        except OSError:
+            raise ConfigError(root, ["holds no run to go on with"]) from None
+        check_same_config(root, before, tomllib.loads(text), "name another folder")
         return
     if (root / "config.toml").exists():
         raise ConfigError(folder, ["holds a run; --resume goes on with it, or name another folder"])
@@ -259,31 +264,6 @@ def _check_replaceable(target: Path, named: str | Path) -> None:
         raise ConfigError(
             named, [f"{name}: no part of a run; move it away to overwrite this folder" for name in others]
         )
-
-
-def _check_same_config(root: Path, now: Mapping[str, Any]) -> None:
-    try:
-        before = _leaves(_read_toml(root / "config.toml"))
-    except OSError:
-        raise ConfigError(root, ["holds no run to go on with"]) from None
-    after = _leaves(now)
-    if wrong := [
-        f"{key}: is now {after.get(key, 'absent')!r}, and was {before.get(key, 'absent')!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]:
-        raise ConfigError(root, [*wrong, "what is there cannot be gone on with; name another folder"])
-
-
-def _leaves(value: object, place: str = "") -> dict[str, object]:
-    """Values by dotted key."""
-    if isinstance(value, Mapping):
-        items = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        return {place: value}
-    return {key: leaf for name, item in items for key, leaf in _leaves(item, name).items()}
 
 
 def _without_none(value: Any) -> Any:

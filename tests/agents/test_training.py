@@ -117,7 +117,9 @@ def test_a_training_of_other_values_is_not_gone_on_with(
     assert main(["train", str(experiment), "-o", str(run), "--set", "batch.iterations=1", "--jobs", "1"]) == 0
 
     assert main(["train", str(experiment), "-o", str(run), "--set", "seed=7", "--resume"]) == 2
-    assert "is a training from other values" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "seed: is now 7, and was 0\n" in told
+    assert "what is there cannot be gone on with" in told
     shutil.rmtree(run / "checkpoint")
     assert main(["train", str(experiment), "-o", str(run), "--set", "batch.iterations=1", "--resume"]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err

@@ -122,3 +122,12 @@ def test_sides_that_were_mixed_up_are_told(tmp_path: Path) -> None:
     assert wrong.notes == (
         "The run named as simulated says of itself that it is live: the sides may have been mixed up.",
     )
+
+
+def test_two_simulated_runs_are_compared_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "one", num=4)
+    write(tmp_path / "two", num=4)
+
+    (note,) = compare_folders(tmp_path / "one", [tmp_path / "two"]).notes
+
+    assert note == "The runs named as live say of themselves that they are simulated: read simulated for live."

@@ -63,6 +63,16 @@ def test_a_single_pair_may_differ_and_says_in_what(tmp_path: Path) -> None:
     assert not pair.has_same_queries
 
 
+def test_a_run_of_fewer_queries_is_another_experiment(tmp_path: Path) -> None:
+    """One that was broken off, say: means over all of its queries are not those of the other."""
+    write(tmp_path / "sim", num=4)
+    write(tmp_path / "live", num=3, live=True)
+
+    (pair,) = match_folders(tmp_path / "sim", [tmp_path / "live"]).pairs
+
+    assert pair.differences == ("queries of seed 0: 3 in the live run, 4 in the simulated one",)
+
+
 def test_nothing_that_matches_is_told_with_the_nearest(tmp_path: Path) -> None:
     seeds_of(tmp_path / "sim", 0, 1)
     seeds_of(tmp_path / "live", 7, live=True)

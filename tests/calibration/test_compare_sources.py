@@ -164,7 +164,7 @@ def test_what_the_client_says_of_itself_is_passed_on(tmp_path: Path) -> None:
     ("file", "text", "reason"),
     [
         ("events.jsonl", None, "has no events.jsonl"),
-        ("events.jsonl", "{}\n", "events.jsonl: 1 problem(s) line 1: not a line of this log: KeyError('version')"),
+        ("events.jsonl", "{}\n", "events.jsonl: 1 problem line 1: not a line of this log: KeyError('version')"),
         ("config.toml", "[run]\npolicy = 'jsq'\n", "names no pool"),
     ],
 )

@@ -331,7 +331,7 @@ def test_options_that_do_not_go_together_are_a_mistake() -> None:
         fit(measured(poisson(1, 60, 2)), to_fit(replace(SCHEDULER, max_num_batched_tokens=64)))
 
     assert str(caught.value).splitlines() == [
-        "server 'server': 1 problem(s)",
+        "server 'server': 1 problem",
         "  scheduler: max_num_batched_tokens (64) < max_num_seqs (128)",
     ]
 

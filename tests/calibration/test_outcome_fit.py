@@ -165,7 +165,7 @@ def test_a_file_that_is_absent_is_named(tmp_path: Path, capsys: pytest.CaptureFi
 
     assert code == 2
     first = tmp_path / "zeroeval_perquestion" / "math_l5_questions.jsonl.gz"
-    assert capsys.readouterr().err == f"error: {first}: 1 problem(s)\n  no such file\n"
+    assert capsys.readouterr().err == f"error: {first}: 1 problem\n  no such file\n"
     assert not (tmp_path / "outcomes.json").exists()
 
 

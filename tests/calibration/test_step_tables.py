@@ -46,7 +46,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path, capsys: pytest
     code = main([str(tmp_path / "absent.csv"), "-o", str(tmp_path / "out")])
 
     assert code == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/absent.csv: 1 problem(s)\n  no such file\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/absent.csv: 1 problem\n  no such file\n"
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -103,7 +103,7 @@ def test_a_second_check_replaces_the_first(folder: Path) -> None:
     ("arguments", "problem"),
     [
         (["log.csv", "--repeat", "again.csv"], "again.csv: a load is repeated if it was measured more than once"),
-        (["none.csv"], "none.csv: 1 problem(s)\n  no such file"),
+        (["none.csv"], "none.csv: 1 problem\n  no such file"),
         (["short.csv"], "ttft_s: no measured times to check against; columns: arrival_s, prompt_tokens, output_tokens"),
         (["long.csv"], "line 2: prompt_tokens (10) + output_tokens (991) must be at most max_model_len (1000)"),
     ],
@@ -126,6 +126,13 @@ def test_a_server_of_a_shipped_pool_can_be_checked(folder: Path) -> None:
 
     assert main(["calibrate", "check", *arguments]) == 0
     assert "llama-8b" in (folder / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_a_pool_is_no_server_and_names_those_that_it_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(folder / "log.csv"), "--server", "h100", "-o", str(folder / "out")]
+
+    assert main(["calibrate", "check", *arguments]) == 2
+    assert "is a pool; name one of its servers: h100/deepseek-r1-32b, " in capsys.readouterr().err
 
 
 def test_a_server_without_step_times_says_where_they_come_from(

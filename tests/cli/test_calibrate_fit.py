@@ -144,7 +144,7 @@ def test_bad_rows_of_a_log_are_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     assert fit(tmp_path) == 2
     error = capsys.readouterr().err
-    assert "3 problem(s)" in error
+    assert "3 problems" in error
     assert "line 2, e2e_s: must be at least ttft_s" in error
     assert "line 4, ttft_s: must be finite" in error
 

@@ -105,8 +105,8 @@ def test_a_pair_of_different_runs_is_compared_with_a_warning(
 @pytest.mark.parametrize(
     ("arguments", "out", "problem"),
     [
-        (["sim", "none"], "out.html", "none: 1 problem(s)\n  no such folder"),
-        (["sim", "live"], "out.pdf", "out.pdf: 1 problem(s)\n  name a file that ends in .html"),
+        (["sim", "none"], "out.html", "none: 1 problem\n  no such folder"),
+        (["sim", "live"], "out.pdf", "out.pdf: 1 problem\n  name a file that ends in .html"),
         (["sim", "live"], "no/out.html", "there is no folder"),
         (["sim/jsq-0", "live"], "../sim/jsq-0/report.html", "no run matches"),
     ],

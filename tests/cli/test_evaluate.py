@@ -14,6 +14,7 @@ from html_page import Page, in_browser, shown
 
 from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, World, load_evaluation, policies
 from inframind.cli import main
+from inframind.cli.report_evaluate import _finding
 from inframind.sim.outcomes import OutcomeModel
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +155,7 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFi
 
     assert evaluate(path, tmp_path / "out") == 2
     told = problems(capsys)
-    assert "6 problem(s)" in told
+    assert "6 problems" in told
     assert "policies[0]: no policy has this name; did you mean 'jsq'?" in told
     assert "schedulers[0]: no scheduler has this name; known: fcfs, edf, edf-late-last, least-slack" in told
     assert "num_queries: must be greater than or equal to 1, got 0" in told
@@ -172,10 +173,10 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         ('planner="best"', "planner ('best') must be single, mixed or TOPOLOGY/ROLE_SET"),
         ("seeds=[]", "seeds: must have at least one entry, got []"),
         ("budgets.tiers_s=[]", "budgets.tiers_s: must have at least one entry, got []"),
-        ("budgets.tiers_s=[-5]", "1 problem(s)\n  budgets.tiers_s[0]: must be greater than 0, got -5"),
+        ("budgets.tiers_s=[-5]", "1 problem\n  budgets.tiers_s[0]: must be greater than 0, got -5"),
         ("rates_per_min=[0]", "rates_per_min[0]: must be greater than 0, got 0"),
         ('policies=["jsq", "jsq"]', "policies: a value occurs twice"),
-        ('policies=["mine"]', "a trained one is named by its folder, with a slash: ./mine"),
+        ('policies=["mine"]', "one of your own is named by its folder, with a slash: ./mine"),
         ('policies=["runs/mine"]', "policies[0]: no trained policy is there:"),
         ('policies=["a/jsq", "jsq"]', "policies: two are called 'jsq' in tables"),
         ('predictors="nowhere"', "nowhere"),
@@ -266,7 +267,7 @@ def test_a_policy_trained_anew_is_another_one(
     printed = capsys.readouterr().out
     assert "goodput less that of the best rule" in printed
     # It decides as its rival does.
-    assert "mine: above the best rule in 0 of 2 comparisons, below it in 0; beyond chance (95 %) in 0 and 0" in printed
+    assert "mine: above the best rule in 0 of 2 comparisons, below it in 0; 2 seeds are too few to say" in printed
 
     (tmp_path / "mine" / "policy.json").write_text('{"new": 1}')
     assert evaluate(path, tmp_path / "out", *words) == 2
@@ -275,6 +276,20 @@ def test_a_policy_trained_anew_is_another_one(
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert shown(page, "Trained policies beside the best rule")
     assert shown(page, "+0.0 ± 0.0 over jsq")
+
+
+def test_who_is_level_with_the_best_is_named_too() -> None:
+    rows = [("jsq", "edf", 0.5), ("random", "fcfs", 0.5), ("cheapest", "edf", 0.4), ("clairvoyant", "edf", 0.9)]
+    table = pd.DataFrame(rows, columns=["policy", "scheduler", "goodput"])
+    table = table.assign(rate_per_min=20.0, goodput_low=table["goodput"] - 0.1, goodput_high=table["goodput"] + 0.1)
+
+    assert _finding(table, 20.0) == (
+        "At 20/min jsq under EDF and random under FCFS each answer 50.0 % rightly and in time; clairvoyant 90.0 %."
+    )
+    assert _finding(table[1:], 20.0) == (
+        "At 20/min random under FCFS answers 50.0 % rightly and in time (95 % interval 40.0 to 60.0); "
+        "clairvoyant 90.0 %."
+    )
 
 
 def test_the_page_names_every_key_policy_scheduler_and_figure() -> None:

@@ -146,7 +146,7 @@ def test_servers_that_are_not_what_the_file_says_are_told_all_at_once(
     with pool(tmp_path, policy="fcfs", num_gpu_blocks=400):
         assert replay(tmp_path, "--strict-lengths") == 2
         told = capsys.readouterr().err
-        assert "live pool: 4 problem(s)" in told
+        assert "live pool: 4 problems" in told
         for name in ("s0", "s1"):
             assert f"{name}: num_blocks: the pool file says 500, the server has 400" in told
             assert f"{name}: priority: is ignored" in told

@@ -112,6 +112,32 @@ def test_a_reader_that_stops_early_sees_no_traceback(tmp_path: Path, options: li
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "file", "told"),
+    [
+        ("evaluate", "fcfs-and-edf.toml", "`inframind simulate` without --policy and --all"),
+        ("train", "fcfs-and-edf.toml", "`inframind simulate` without --policy and --all"),
+        (
+            "simulate",
+            "evaluate.toml",
+            "`inframind evaluate`, or of `simulate` and `live replay` with --policy NAME or --all",
+        ),
+        ("evaluate", "train.toml", "`inframind train`"),
+    ],
+)
+def test_a_file_of_another_command_is_known_as_such(
+    command: str, file: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(EXAMPLE.parent / file), "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith(f"{file}: 1 problem\n  is a file of {told}\n")
+
+
+def test_commands_that_do_not_need_pytorch_do_not_load_it() -> None:
+    """It takes a second."""
+    code = "import sys, inframind.cli.main as main; main.build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_ctrl_c_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

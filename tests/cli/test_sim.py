@@ -123,7 +123,7 @@ def test_replay_helps_with_the_name_of_a_server(
     server: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay(tmp_path, PLAIN, server=server) == 2
-    assert capsys.readouterr().err == f"error: {server}: 1 problem(s)\n  {says}\n"
+    assert capsys.readouterr().err == f"error: {server}: 1 problem\n  {says}\n"
 
 
 def test_replay_names_the_mistakes_of_a_server_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +135,7 @@ def test_replay_names_the_mistakes_of_a_server_file(tmp_path: Path, capsys: pyte
 
 def test_replay_into_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert replay(tmp_path, PLAIN, out="absent/out.csv") == 2
-    assert "absent/out.csv: 1 problem(s)\n  there is no folder" in capsys.readouterr().err
+    assert "absent/out.csv: 1 problem\n  there is no folder" in capsys.readouterr().err
 
 
 # Schedule.
@@ -173,7 +173,7 @@ def test_a_wrong_key_of_a_workload_is_named(tmp_path: Path, capsys: pytest.Captu
 
     assert main(["sim", "schedule", str(path), "-o", str(tmp_path / "out.json")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {path}: 2 problem(s)\n"
+        f"error: {path}: 2 problems\n"
         "  config.max_num_seqs: missing\n"
         "  config.max_num_seq: unknown key; did you mean 'max_num_seqs'?\n"
     )

@@ -156,20 +156,22 @@ def test_connections_are_used_again() -> None:
     assert len(server.ports_seen) == 1
 
 
-def test_many_calls_at_once_leave_connections_that_are_used_again() -> None:
-    async def at_once_then_one_after_the_other(server: FakeVllm) -> list[Call]:
+def test_many_calls_at_once_are_spread_over_connection_pools_of_which_one_is_kept() -> None:
+    most = CALLS_PER_CONNECTION_POOL
+
+    async def at_once(server: FakeVllm) -> list[int]:
+        ports = []
         async with Client(server.url) as client:
-            calls = [Call([7], 2) for _ in range(3 * CALLS_PER_CONNECTION_POOL)]
-            await asyncio.gather(*(client.complete(call, MODEL) for call in calls))
-            for _ in range(5):
-                await client.complete(Call([7], 2), MODEL)
-            return calls
+            for num in (3 * most, 3 * most, 1):
+                calls = [Call([7], 2) for _ in range(num)]
+                await asyncio.gather(*(client.complete(call, MODEL) for call in calls))
+                assert all(call.outcome is Outcome.FINISHED for call in calls)
+                ports.append(len(server.ports_seen))
+        return ports
 
     with FakeVllm(Behaviour(max_num_seqs=1000)) as server:
-        calls = run(at_once_then_one_after_the_other(server))
-
-    assert all(call.outcome is Outcome.FINISHED for call in calls)
-    assert len(server.ports_seen) == len(calls)
+        # Two of three pools are closed with their last call, and made anew when there are as many calls again.
+        assert run(at_once(server)) == [3 * most, 5 * most, 5 * most]
 
 
 @pytest.mark.parametrize(

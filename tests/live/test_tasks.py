@@ -150,7 +150,7 @@ def test_all_bad_lines_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(TraceError) as caught:
         load_tasks(f"qa:{path}")
 
-    assert str(caught.value).splitlines()[0] == f"{path}: 25 problem(s)"
+    assert str(caught.value).splitlines()[0] == f"{path}: 25 problems"
     assert caught.value.problems[0] == "line 2: question: missing"
     assert str(caught.value).endswith("... and 5 more")
 

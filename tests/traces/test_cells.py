@@ -34,7 +34,7 @@ def test_each_bad_cell_is_named_once_by_the_first_rule_it_breaks() -> None:
 
     np.testing.assert_array_equal(values, [1, *[np.nan] * 7, 1])
     assert message(cells) == (
-        "t.csv: 7 problem(s)\n"
+        "t.csv: 7 problems\n"
         "  line 3, x: missing value\n"
         "  line 4, x: must be a number, got many\n"
         "  line 5, x: must be finite, got inf\n"
@@ -58,7 +58,7 @@ def test_a_time_that_goes_back_is_rejected_where_it_does() -> None:
     cells.forward("t", cells.number("t"))
 
     assert message(cells) == (
-        "t.csv: 2 problem(s)\n"
+        "t.csv: 2 problems\n"
         "  line 4, t: time goes back, must not be before the row above, got 2\n"
         "  line 6, t: must be a number, got x"
     )
@@ -76,7 +76,7 @@ def test_what_is_no_moment_is_rejected() -> None:
     cells.moment("t")
 
     assert message(cells) == (
-        "t.csv: 2 problem(s)\n  line 3, t: must be a date and time, got yesterday\n  line 4, t: missing value"
+        "t.csv: 2 problems\n  line 3, t: must be a date and time, got yesterday\n  line 4, t: missing value"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_missing_column_is_named_once_with_the_nearest_or_all_that_are_there()
     assert np.isnan(cells.number("prompt_tokens", at_least=1)).all()
     assert np.isnan(cells.moment("arrival")).all()
     assert message(cells) == (
-        "t.csv: 2 problem(s)\n"
+        "t.csv: 2 problems\n"
         "  prompt_tokens: missing column; did you mean 'prompt_token'?\n"
         "  arrival: missing column; found: prompt_token, out"
     )
@@ -99,7 +99,7 @@ def test_only_the_first_twenty_problems_are_listed_in_the_order_of_the_file() ->
 
     headline, *lines, last = message(cells).split("\n  ")
 
-    assert headline == "t.csv: 60 problem(s)"
+    assert headline == "t.csv: 60 problems"
     assert lines[:3] == [
         "line 2, y: must be a number, got b",
         "line 2, x: must be a number, got a",
@@ -124,7 +124,7 @@ def test_lists_of_whole_numbers_become_tuples() -> None:
     cells = cells_of(ids=[[0, 1], [1, "a"], None])
     cells.tuples("ids")
     assert message(cells) == (
-        "t.csv: 2 problem(s)\n"
+        "t.csv: 2 problems\n"
         "  line 3, ids: must be a list of whole numbers, got [1, 'a']\n"
         "  line 4, ids: must be a list of whole numbers"
     )

@@ -92,7 +92,7 @@ def test_a_file_without_a_single_row_is_one_mistake(name: str, content: bytes, p
     with pytest.raises(TraceError) as caught:
         open_cells(Path(name))
 
-    assert str(caught.value).startswith(f"{name}: 1 problem(s)\n  {problem}")
+    assert str(caught.value).startswith(f"{name}: 1 problem\n  {problem}")
 
 
 def test_a_missing_file_and_a_folder_are_said_so() -> None:

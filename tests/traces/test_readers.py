@@ -79,7 +79,7 @@ def test_burstgpt_drops_failed_requests_and_says_how_many() -> None:
 def test_a_burstgpt_file_of_failures_only_is_a_mistake() -> None:
     failures = "".join(BURSTGPT.splitlines(keepends=True)[:2])
 
-    assert mistakes(failures) == "trace: 1 problem(s)\n  has only failed requests"
+    assert mistakes(failures) == "trace: 1 problem\n  has only failed requests"
 
 
 def test_llmservingsim_takes_the_engine_clock_and_sorts_by_it() -> None:
@@ -96,7 +96,7 @@ def test_llmservingsim_times_must_be_in_order() -> None:
     broken = LLMSERVINGSIM.replace('"last_token_ts": 50.75', '"last_token_ts": 50.4')
 
     assert mistakes(broken) == (
-        "trace: 1 problem(s)\n  line 2, last_token_ts: must not be before first_token_ts, got 50.4"
+        "trace: 1 problem\n  line 2, last_token_ts: must not be before first_token_ts, got 50.4"
     )
 
 
@@ -158,7 +158,7 @@ def test_an_unknown_format_is_the_callers_mistake() -> None:
 
 def test_a_trace_must_be_in_order_and_ask_for_tokens() -> None:
     assert mistakes("arrival_s,prompt_tokens,output_tokens\n3,10,5\n2,10,0\n4,10,\n") == (
-        "trace: 3 problem(s)\n"
+        "trace: 3 problems\n"
         "  line 3, output_tokens: must be at least 1, got 0\n"
         "  line 3, arrival_s: time goes back, must not be before the row above, got 2\n"
         "  line 4, output_tokens: missing value"
@@ -211,7 +211,7 @@ def test_every_bad_cell_is_named_with_line_column_rule_and_value() -> None:
     )
 
     assert mistakes(text, max_model_len=4096) == (
-        "trace: 12 problem(s)\n"
+        "trace: 12 problems\n"
         "  line 2, arrival_s: must be at least 0, got -1\n"
         "  line 3, prompt_tokens: must be at least 1, got 0\n"
         "  line 3, budget_s: must be greater than 0, got 0\n"
@@ -231,7 +231,7 @@ def test_a_closed_loop_has_a_size() -> None:
     wrong = "arrival_s,prompt_tokens,output_tokens,closed_loop\n0,10,5,-1\n1,10,5,1.5\n"
 
     assert mistakes(wrong) == (
-        "trace: 2 problem(s)\n"
+        "trace: 2 problems\n"
         "  line 2, closed_loop: must be at least 0, got -1\n"
         "  line 3, closed_loop: must be a whole number, got 1.5"
     )
@@ -239,7 +239,7 @@ def test_a_closed_loop_has_a_size() -> None:
 
 def test_missing_columns_are_named_with_what_is_there() -> None:
     assert mistakes("arrival,prompt_tokens,generated\n1,2,3\n") == (
-        "trace: 2 problem(s)\n"
+        "trace: 2 problems\n"
         "  output_tokens: missing column; found: arrival, prompt_tokens, generated\n"
         "  arrival_s: missing column; did you mean 'arrival'?"
     )
@@ -247,13 +247,13 @@ def test_missing_columns_are_named_with_what_is_there() -> None:
 
 def test_json_lines_of_no_known_format_are_refused_with_their_keys() -> None:
     assert mistakes('{"arrival_s": 1, "prompt_tokens": 2}\n') == (
-        "trace: 1 problem(s)\n  fits no known format (mooncake, llmservingsim); its keys: arrival_s, prompt_tokens"
+        "trace: 1 problem\n  fits no known format (mooncake, llmservingsim); its keys: arrival_s, prompt_tokens"
     )
 
 
 def test_a_truncated_last_line_is_named() -> None:
     assert mistakes(MOONCAKE[:-30]) == (
-        "trace: 1 problem(s)\n  line 2: not valid JSON at column 42: Unterminated string starting at"
+        "trace: 1 problem\n  line 2: not valid JSON at column 42: Unterminated string starting at"
     )
 
 

@@ -75,7 +75,7 @@ def problems(text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(text, *overrides)
     headline, *lines = str(caught.value).split("\n  ")
-    assert headline == f"x.toml: {len(lines)} problem(s)"
+    assert headline == f"x.toml: {len(lines)} problem{'' if len(lines) == 1 else 's'}"
     return lines
 
 

