@@ -387,7 +387,7 @@ def test_a_choice_that_cannot_be_carried_out_is_named(choice: object, message: s
 
 
 def test_bad_input_is_one_clear_line() -> None:
-    with pytest.raises(ConfigError, match=r"query q: 1 problem\(s\)\n  budget_s \(0\) must be greater than 0"):
+    with pytest.raises(ConfigError, match=r"query q: 1 problem\n  budget_s \(0\) must be greater than 0"):
         query(budget_s=0.0)
     with pytest.raises(ConfigError, match=r"budget_s \(nan\) must be greater than 0"):
         query(budget_s=math.nan)
