@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -74,6 +74,8 @@ class Contest:
     """Those that every contender has."""
     rankings: tuple[Ranking, ...]
     """By each of `RANKED` that is known of all."""
+    is_over_schedulers: bool = False
+    """Whether contenders are policies under several schedulers: pairs under one are then in its contest, too."""
 
 
 def rank_policies(pairs: Sequence[PairedRuns]) -> tuple[Contest, ...]:
@@ -83,9 +85,20 @@ def rank_policies(pairs: Sequence[PairedRuns]) -> tuple[Contest, ...]:
     """
     ranked = [pair for pair in pairs if "policy" in dict(pair.live.condition) and pair.live.run.workflows is not None]
     ranked = [pair for pair in ranked if not pair.differences]
-    within = _contests(ranked, ("policy",))
-    has_several = len({dict(pair.live.condition).get("scheduler") for pair in ranked}) > 1
-    return (*within, *(_contests(ranked, ("policy", "scheduler")) if has_several else ()))
+    schedulers: dict[Key, set[Any]] = {}
+    for pair in ranked:
+        schedulers.setdefault(_rest(pair), set()).add(dict(pair.live.condition).get("scheduler"))
+    under_several = [pair for pair in ranked if len(schedulers[_rest(pair)]) > 1]
+    over = (replace(contest, is_over_schedulers=True) for contest in _contests(under_several, _VARIED))
+    return (*_contests(ranked, _VARIED[:1]), *over)
+
+
+_VARIED = ("policy", "scheduler")
+
+
+def _rest(pair: PairedRuns) -> Key:
+    """Of a condition: what all contenders of a contest over schedulers have in common."""
+    return tuple((name, value) for name, value in pair.live.condition if name not in _VARIED)
 
 
 def _contests(pairs: Sequence[PairedRuns], varied: Sequence[str]) -> tuple[Contest, ...]:

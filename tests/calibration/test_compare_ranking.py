@@ -17,14 +17,22 @@ from inframind.calibration.compare_ranking import kendall_tau, rank_policies
 from inframind.traces import Run
 
 
-def known(policy: str, latency_s: float, *, seed: int = 0, scheduler: str = "fcfs", correct: bool = True) -> KnownRun:
+def known(
+    policy: str,
+    latency_s: float,
+    *,
+    seed: int = 0,
+    scheduler: str = "fcfs",
+    correct: bool = True,
+    rate_per_min: float = 6.0,
+) -> KnownRun:
     """A run of one workflow, in time if it took at most 10 s."""
     is_on_time = latency_s <= 10
     workflows = pd.DataFrame(
         {"outcome": ["finished"], "on_time": [is_on_time], "correct": [correct], "latency_s": [latency_s]}
     )
     run = Run("run", {}, {}, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), workflows)
-    condition = (("policy", policy), ("rate_per_min", 6.0), ("scheduler", scheduler))
+    condition = (("policy", policy), ("rate_per_min", rate_per_min), ("scheduler", scheduler))
     return KnownRun(Path(policy), run, condition, seed)
 
 
@@ -110,6 +118,18 @@ def test_schedulers_are_contenders_too_where_there_are_several() -> None:
         ("EDF, 6/min", ("a", "b")),
         ("6/min", ("a, fcfs", "b, fcfs", "a, edf", "b, edf")),
     ]
+    assert [contest.is_over_schedulers for contest in contests] == [False, False, True]
+
+
+def test_a_rate_with_one_scheduler_is_no_second_contest() -> None:
+    runs = [("fcfs", 6.0), ("edf", 6.0), ("edf", 60.0)]
+    each = [
+        PairedRuns(*(known(policy, latency, scheduler=scheduler, rate_per_min=rate) for _ in range(2)))
+        for policy, latency in (("a", 1.0), ("b", 2.0))
+        for scheduler, rate in runs
+    ]
+
+    assert [contest.name for contest in rank_policies(each)] == ["FCFS, 6/min", "EDF, 6/min", "EDF, 60/min", "6/min"]
 
 
 def test_repeats_show_what_the_real_system_reaches() -> None:
