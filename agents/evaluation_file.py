@@ -38,23 +38,25 @@ SCHEDULERS: Mapping[str, Discipline] = {
 def _known(kind: str, names: Mapping[str, object]) -> Callable[[str], str]:
     def check(name: str) -> str:
         if name not in names:
-            hint = did_you_mean(name, names) or f"; known: {', '.join(names)}"
-            raise ValueError(f"no {kind} has this name{hint}")
+            raise _unknown(kind, name, names)
         return name
 
     return check
+
+
+def _unknown(kind: str, name: str, names: Mapping[str, object], advice: str = "") -> ValueError:
+    """The nearest name, or where none is near all of them and what else could be meant."""
+    hint = did_you_mean(name, names) or f"; known: {', '.join(names)}{advice}"
+    return ValueError(f"no {kind} has this name{hint}")
 
 
 def _policy_entry(entry: str) -> str:
     if is_folder(entry):
         return entry
     name, planner = rule_of(entry)
-    try:
-        _known("policy", {**POLICIES, **TRAINED})(name)
-    except ValueError as error:
-        is_near = "did you mean" in str(error)
-        own = "" if is_near else f"; one of your own is named by its folder, with a slash: ./{entry}"
-        raise ValueError(f"{error}{own}") from None
+    known = {**POLICIES, **TRAINED}
+    if name not in known:
+        raise _unknown("policy", name, known, f"; one of your own is named by its folder, with a slash: ./{entry}")
     if entry != name and name in POLICIES:
         _known("planner", dict.fromkeys(PLANNERS))(planner)
     return entry

@@ -90,8 +90,9 @@ def _ranking_headlines(contests: Sequence[Contest]) -> list[str]:
         again = [each.live_tau for _, each in known if not math.isnan(each.live_tau)]
         among = "" if len(known) == 1 else f", the worst of {len(known)} rankings ({contest.name})"
         own = f"; the real system against itself: {min(again):.2f}" if again else ""
-        signs = [count_signs(each, clear_only=True) for contest, each in known if not contest.is_over_schedulers]
-        same, num = map(sum, zip(*signs, strict=True)) if signs else (0, 0)
+        # Each pair once.
+        counted = [each for contest, each in known if not contest.is_over_schedulers] or [each for _, each in known]
+        same, num = map(sum, zip(*(count_signs(each, clear_only=True) for each in counted), strict=True))
         clear = f"; {same} of {num} pairs that the live runs tell apart come in the same order" if num else ""
         found.append(f"Ranking by {figure_name(figure)}: Kendall's tau {worst.tau:.2f}{among}{own}{clear}.")
     return found

@@ -109,7 +109,7 @@ def compare_folders(
             on_progress(num_done, total)
         conditions.append(_condition(condition, pairs, parts, list(whys)))
     notes = matched.notes
-    if all(pair.live.is_simulated for pair in matched.pairs):
+    if all(pair.live.kind == "simulated" for pair in matched.pairs):
         notes = (*notes, "The runs named as live say of themselves that they are simulated: read simulated for live.")
     return FoldersComparison(tuple(conditions), rank_policies(matched.pairs), notes)
 

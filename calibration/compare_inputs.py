@@ -36,14 +36,14 @@ class KnownRun:
         return (*self.condition, ("seed", self.seed))
 
     @property
-    def is_live(self) -> bool:
-        """Whether it says so itself."""
-        return bool(self.run.config.get("run", {}).get("kind") == "live")
+    def kind(self) -> Any:
+        """``live`` or ``simulated``, as it says itself; runs of single calls say nothing."""
+        return self.run.config.get("run", {}).get("kind")
 
     @property
-    def is_simulated(self) -> bool:
-        """Whether it says so itself; runs of single calls say nothing."""
-        return bool(self.run.config.get("run", {}).get("kind") == "simulated")
+    def is_live(self) -> bool:
+        """Whether it says so itself."""
+        return bool(self.kind == "live")
 
 
 @dataclass(frozen=True, slots=True)
