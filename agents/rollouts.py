@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from inframind.sim import PoolSection, ServerOptions
 from inframind.sim.clock import Environment
+from inframind.sim.garbage import no_garbage_collection
 from inframind.sim.knowledge import Knowledge
 from inframind.sim.outcomes import OutcomeModel
 from inframind.sim.pool import Pool
 from inframind.sim.queries import draw_queries
-from inframind.sim.simulate import no_garbage_collection
 from inframind.sim.workflow_driver import WorkflowDriver
 from inframind.traces import Budgets, Gamma
 from inframind.workflows import (
@@ -343,29 +343,19 @@ class _Recorder:
         return ended
 
     def _call_and_wait_s(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        spans = [
-            {
-                (submit.workflow_id, submit.slot): (event.t, simulation.driver.scheduled_s[event.call_id])
-                for event in simulation.driver.log
-                if isinstance(event, CallFinished)
-                for submit in [simulation.driver.submits[event.call_id]]
-            }
-            for simulation in self._simulations
-        ]
-        names = [list(simulation.numbers) for simulation in self._simulations]
         nothing = (np.nan, np.nan)
-        ended, begun = (
-            np.array(
-                [
-                    spans[index].get((names[index][workflow - self._first[index]], slot), nothing)
-                    for (index, slot), workflow in zip(self._calls, self._workflows, strict=True)
-                ]
-            )
-            .reshape(-1, 2)
-            .T
-        )
+        # Each decision on a node submits one call, a second try of a failed one too: both are in the same order.
+        spans = [iter(_spans(simulation.driver)) for simulation in self._simulations]
+        own = [nothing if slot < 0 else next(spans[index]) for index, slot in self._calls]
+        ended, begun = np.array(own).reshape(-1, 2).T
         times = np.array(self._times)
         return ended - times, begun - times
+
+
+def _spans(driver: WorkflowDriver) -> list[tuple[float, float]]:
+    """When each call ended and when its server began with it, in order of submission; NaN if it failed."""
+    ends = {event.call_id: event.t for event in driver.log if isinstance(event, CallFinished)}
+    return [(ends.get(call_id, np.nan), driver.scheduled_s.get(call_id, np.nan)) for call_id in driver.submits]
 
 
 class _Ended(NamedTuple):

@@ -1,8 +1,6 @@
 """Serve a table of requests on a simulated pool."""
 
-import gc
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from inframind.traces import MOONCAKE_BLOCK_TOKENS
 
 from .call_log import CallLog
 from .clock import TICKS_PER_S, Environment, to_seconds, to_ticks
+from .garbage import no_garbage_collection
 from .pool import Pool
 from .request import Prefix, Request
 from .server import Server, ServerOptions
@@ -224,15 +223,3 @@ def _progress(
     while len(log) < num:
         yield env.timeout(every)
         on_progress(len(log))
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Nothing in a run makes reference cycles; looking for them costs a tenth of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -22,10 +22,10 @@ from inframind.workflows import (
 
 from .call_log import CallLog
 from .clock import Environment, to_seconds
+from .garbage import no_garbage_collection
 from .pool import Pool
 from .request import Request
 from .server import ServerOptions
-from .simulate import no_garbage_collection
 from .workflow_driver import Outcomes, WorkflowDriver
 from .workflow_tables import calls_table, samples_table, workflows_table
 

@@ -89,10 +89,10 @@ def test_masks_are_those_of_the_domain_and_by_default_of_the_budget(preset: str)
         assert (batch.allowed.sum((1, 2)) < whole.sum((1, 2)))[tight[plans]].all()
 
 
-def domains(batch: Batch) -> list[str]:
-    """Of the plans."""
+def domains(batch: Batch, rows: NDArray[np.int64] | None = None) -> list[str]:
+    """Of some decisions; by default of all plans."""
     at = len(SCALARS)
-    one_hot = batch.features.context[batch.is_plan, at : at + len(DOMAIN_NAMES)]
+    one_hot = batch.features.context[batch.is_plan if rows is None else rows, at : at + len(DOMAIN_NAMES)]
     return [DOMAIN_NAMES[index] for index in one_hot.argmax(1)]
 
 
@@ -187,6 +187,25 @@ def test_failed_workflows_count() -> None:
     assert not batch.on_time[batch.workflow[failed]].any()
     assert not batch.correct[batch.workflow[failed]].any()
     assert np.isfinite(batch.latency_s).all()
+
+
+def test_a_call_that_was_refused_has_no_time_and_its_second_try_has() -> None:
+    """Servers that have one call at most refuse the others: a right answer in the end has one time for each node."""
+    pool = load_pool("l40s", Path())
+    full = tuple(each.model_copy(update={"max_num_queued_reqs": 1}) for each in pool.servers)
+    batch, *_ = played("default", pool.model_copy(update={"servers": full}))
+    is_call, has_time = ~batch.is_plan, np.isfinite(batch.call_s)
+    plans = np.flatnonzero(batch.is_plan & batch.correct[batch.workflow])
+    num_failed = 0
+    for row, domain in zip(plans, domains(batch, plans), strict=True):
+        topology, role_set = divmod(int(batch.choice[row]), len(ROLE_SETS))
+        own = is_call & (batch.workflow == batch.workflow[row])
+        num_failed += int((own & ~has_time).sum())
+        plan = build_workflow(domain, TOPOLOGY_NAMES[topology], ROLE_SETS[role_set])
+        assert (own & has_time).sum() == len(plan.nodes)
+
+    assert num_failed > 0
+    assert (np.isfinite(batch.wait_s) == has_time).all()
 
 
 def test_predictors_make_the_latency_map() -> None:
