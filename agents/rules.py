@@ -4,7 +4,6 @@ They read nothing but the observation, and what is known of the LLMs beforehand.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import TypeAlias
 
 import numpy as np
@@ -70,8 +69,14 @@ class RandomChoice:
 
 def round_robin() -> Pick:
     """Servers in turn; a closed one is passed over."""
-    turn = count()
-    return lambda _, servers: servers[next(turn) % len(servers)]
+    last = -1
+
+    def pick(_: Observation, servers: list[int]) -> int:
+        nonlocal last
+        last = min(servers, key=lambda server: (server <= last, server))
+        return last
+
+    return pick
 
 
 def shortest_queue(seed: int) -> Pick:

@@ -12,7 +12,7 @@ from agent_world import LARGE, SERVERS, SMALL, look, setting
 from policies import FixedOutcomes
 
 from inframind.agents import POLICIES
-from inframind.agents.rules import Router, hw_router, quality_in_time, route_balance
+from inframind.agents.rules import Router, hw_router, quality_in_time, round_robin, route_balance
 from inframind.agents.systems import LoadBlindMixture
 from inframind.workflows import CallRecord, Observation, build_workflow
 
@@ -64,6 +64,12 @@ def test_random_takes_all_pairs_alike() -> None:
 
 def test_round_robin_takes_turns() -> None:
     assert [server for server, _ in choose("round-robin", *[look()] * 4)] == [0, 1, 0, 1]
+
+
+def test_round_robin_passes_over_a_closed_server_and_goes_on_from_there() -> None:
+    pick = round_robin()
+
+    assert [pick(look(), servers) for servers in ([0, 1, 2], [1, 2], [1, 2], [0, 1, 2])] == [0, 1, 2, 0]
 
 
 def test_cheapest_and_always_large_look_at_the_size_alone() -> None:
