@@ -1,4 +1,4 @@
-"""Features as PyTorch tensors, and choices drawn from logits."""
+"""Features as PyTorch tensors."""
 
 from typing import NamedTuple
 

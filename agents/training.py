@@ -1,4 +1,4 @@
-"""Training: simulate, learn, and from time to time check on queries not learnt from; resumable to the bit.
+"""Training: simulate, learn, and from time to time check on simulations not learnt from; resumable to the bit.
 
 A folder of a training:
 
@@ -38,7 +38,7 @@ from .trained import PolicyRecord, save_policy
 from .training_file import Training
 
 VALIDATION_SEED = 2**31
-"""Simulations for choosing the best policy are drawn from here on: no batch has them."""
+"""Of the generator that draws the simulations for choosing the best policy; a batch has one of its own."""
 VALIDATION_SIMULATIONS = 16
 
 Weights: TypeAlias = Mapping[str, Mapping[str, NDArray[np.float32]]]
@@ -86,8 +86,8 @@ class Trainer:
         self.embedding_size = outcomes.bank.embedding.shape[1]
         self.done = 0
         """Iterations so far."""
-        self.best = -1.0
-        """Goodput of the best policy, on the simulations set apart."""
+        self.best: float | None = None
+        """Goodput of the best policy on the simulations set apart; None before the first checkpoint."""
         self._jobs = min(jobs, training.batch.groups)
 
     @property
@@ -283,6 +283,7 @@ def train(
         on_iteration(iteration)
         if iteration.is_checkpoint:
             goodput = iteration.figures["validation/goodput"]
-            is_best = goodput > trainer.best
-            trainer.best = max(trainer.best, goodput)
+            is_best = trainer.best is None or goodput > trainer.best
+            if is_best:
+                trainer.best = goodput
             on_checkpoint(is_best)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -22,9 +23,9 @@ from inframind.agents.training_file import load_training
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import ConfigError, check_same_config, versions
 
-from .evaluate import load_predictors
 from .file_kinds import check_kind
 from .output import claim_folder, print_json, progress_columns, write_whole
+from .predictors import load_predictors
 
 METRICS, CONFIG, VERSIONS, BOARD, CHECKPOINT, POLICY = MEMBERS = (
     *("metrics.jsonl", "config.toml", "versions.json"),
@@ -40,13 +41,13 @@ def run_train(args: argparse.Namespace) -> int:
     outcomes = OutcomeModel.shipped()
     check_kind(args.training, "train")
     training, pool = load_training(args.training, args.set, outcomes)
-    trainer = Trainer(training, pool, outcomes, args.jobs, load_predictors(training.predictors, pool))
+    trainer = Trainer(training, pool, outcomes, args.jobs, load_predictors(training.predictors, pool, outcomes))
     config = {
         "training": training.model_dump(mode="json", exclude_none=True),
         "pool": pool.model_dump(mode="json", exclude_none=True),
     }
     _open_folder(args.out, config, trainer, resume=args.resume, overwrite=args.overwrite)
-    start = time.perf_counter()
+    start, num_kept = time.perf_counter(), trainer.done
     with ExitStack() as stack:
         stack.enter_context(_backend(args.backend))
         board = stack.enter_context(_Board(args.out / BOARD, trainer.done))
@@ -59,9 +60,11 @@ def run_train(args: argparse.Namespace) -> int:
             show.update(iteration)
 
         def on_checkpoint(is_best: bool) -> None:
+            nonlocal num_kept
             if is_best:
                 trainer.save_policy(args.out / POLICY)
             save_checkpoint(args.out / CHECKPOINT, trainer)
+            num_kept = trainer.done
 
         try:
             train(trainer, on_iteration, on_checkpoint)
@@ -69,9 +72,16 @@ def run_train(args: argparse.Namespace) -> int:
             if not (args.out / POLICY).exists():
                 trainer.save_policy(args.out / POLICY)
             show.close()
-            print(f"stopped after {trainer.done} iterations; --resume goes on\npolicy so far: {args.out / POLICY}")
+            goes_on = f"--resume goes on after the {num_kept} of the last checkpoint"
+            if not num_kept:
+                goes_on = "there is no checkpoint yet, so --overwrite begins anew"
+            print(
+                f"stopped with {trainer.done} of {training.batch.iterations} iterations done; {goes_on}\n"
+                f"policy so far: {args.out / POLICY}"
+            )
             return 130
     seconds = time.perf_counter() - start
+    assert trainer.best is not None  # a training ends with a checkpoint
     if args.json:
         print_json({"policy": str(args.out / POLICY), "validation_goodput": trainer.best, "seconds": seconds})
     else:
@@ -134,6 +144,8 @@ class _Board:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
+            needs = "needs tensorboardX: pip install 'inframind-router[tensorboard]'"
+            print(f"note: {folder.name}/ is not written: {needs}", file=sys.stderr)
             self._writer = None
         else:
             self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
@@ -202,7 +214,7 @@ class _Display:
 
     def _table(self, figures: Mapping[str, float]) -> Table:
         title = (
-            f"goodput {figures['goodput']:.3f} (best set apart {max(self._trainer.best, 0):.3f})   calls a query "
+            f"goodput {figures['goodput']:.3f} (best set apart {self._trainer.best or 0.0:.3f})   calls a query "
             f"{figures['calls_per_query']:.2f}   entropy "
             + ", ".join(
                 f"{name} {figures[f'entropy/{name}']:.2f}"
