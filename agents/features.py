@@ -125,21 +125,21 @@ class FeatureBuilder:
         calls_to_go = known[:, 1 + _TO_GO]
         share_s = np.maximum(remaining_s / calls_to_go, MIN_SHARE_S)
         context = known[:, 1:]
-        context[:, 0] = _log_scaled(budget_s)
-        context[:, 1] = _log_scaled(np.maximum(remaining_s, 0.0))
-        context[:, 2] = np.minimum(np.maximum(remaining_s / budget_s, -1.0), 1.0)
-        context[:, 3] = _log_scaled(share_s)
+        context[:, _AT["log_budget"]] = _log_scaled(budget_s)
+        context[:, _AT["log_remaining"]] = _log_scaled(np.maximum(remaining_s, 0.0))
+        context[:, _AT["remaining_share"]] = np.minimum(np.maximum(remaining_s / budget_s, -1.0), 1.0)
+        context[:, _AT["log_share"]] = _log_scaled(share_s)
         context[:, _TO_GO] = calls_to_go / 4
-        context[:, 6] = np.log(prompt_tokens) / 3 - 1.5
+        context[:, _AT["log_prompt"]] = np.log(prompt_tokens) / 3 - 1.5
 
         servers = np.empty((num, num_servers, len(SERVER_FEATURES)), np.float32)
-        servers[:, :, :3] = np.log1p(gauges[:3]).transpose(1, 2, 0) / 2
-        servers[:, :, 3] = since_poll / self._slots
-        servers[:, :, 4] = kv_usage
-        servers[:, :, 5] = np.minimum(now[:, None] - polled_at, 10.0) / 5
-        servers[:, :, 6] = np.minimum(outstanding / self._slots, 8.0) / 2
-        servers[:, :, 7] = np.minimum(before / self._slots, 8.0) / 2
-        servers[:, :, 8:] = self._of_server
+        servers[:, :, _LOG_GAUGES] = np.log1p(gauges[:3]).transpose(1, 2, 0) / 2
+        servers[:, :, _AT["since_poll"]] = since_poll / self._slots
+        servers[:, :, _AT["kv_usage"]] = kv_usage
+        servers[:, :, _AT["poll_age"]] = np.minimum(now[:, None] - polled_at, 10.0) / 5
+        servers[:, :, _AT["load"]] = np.minimum(outstanding / self._slots, 8.0) / 2
+        servers[:, :, _AT["before"]] = np.minimum(before / self._slots, 8.0) / 2
+        servers[:, :, _OF_SERVER] = self._of_server
         latency_s, actions = self._actions(observations, prompt_tokens, before, share_s)
         return Features(
             self._embedding(observations),
@@ -177,12 +177,12 @@ class FeatureBuilder:
         log_slack = np.log(share_s[:, None, None] / latency_s)
         in_time = ndtr(log_slack / LOG_ERROR_SD)
         actions = np.empty((*latency_s.shape, len(ACTION_FEATURES)), np.float32)
-        actions[..., 0] = known[:, 2]
-        actions[..., 1] = np.minimum(np.maximum(log_slack / 2, -3.0), 3.0)
-        actions[..., 2] = in_time
-        actions[..., 3] = quality * in_time
-        actions[..., 4] = known[:, 3]
-        actions[..., 5] = known[:, 4]
+        actions[..., _AT["quality"]] = known[:, 2]
+        actions[..., SLACK] = np.minimum(np.maximum(log_slack / 2, -3.0), 3.0)
+        actions[..., _AT["in_time"]] = in_time
+        actions[..., GOOD] = quality * in_time
+        actions[..., _AT["log_tokens"]] = known[:, 3]
+        actions[..., _AT["log_work"]] = known[:, 4]
         return latency_s, actions
 
     def _of_query(self, observation: Observation) -> NDArray[np.float64]:
@@ -193,7 +193,11 @@ class FeatureBuilder:
         return np.stack([quality, tokens, 2 * quality - 1, np.log(tokens) / 2 - 3, np.log(work_s) / 2])
 
 
-_TO_GO = SCALARS.index("calls_to_go")
+_AT = {name: index for names in (SCALARS, SERVER_FEATURES, ACTION_FEATURES) for index, name in enumerate(names)}
+"""Column of each feature; no name is in two of them."""
+_TO_GO = _AT["calls_to_go"]
+_LOG_GAUGES = slice(_AT["log_waiting"], _AT["log_in_flight"] + 1)
+_OF_SERVER = slice(_AT["log_slots"], None)
 _NUM_SCALARS = 4
 
 

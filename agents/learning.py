@@ -1,7 +1,7 @@
 """One update of planner, executor, critic and multipliers from one batch of experience."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,22 @@ class _Rows:
     advantage: Tensor
     returns: Tensor | None
     """For the value, where it is the executor's network that has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Returns:
+    """What came of the decisions of a batch, and what was expected of them; N decisions."""
+
+    folded: Tensor
+    """Reward less the price of the cost: ``[N]``."""
+    targets: Tensor
+    """Of reward and cost; of the folded reward and cost where the price is part of the reward: ``[N, 2]``."""
+    values: Tensor
+    """The critic's, before the update, see `Agents._values`."""
+    multiplier: Tensor
+    """Of each decision's tier: ``[N]``."""
+    next_row: Tensor
+    """See `rollouts.Batch`."""
 
 
 class Agents:
@@ -113,69 +129,84 @@ class Agents:
         -------
         Figures for the log, by name.
         """
-        training = self.training
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = self._rates[name] * (1 - (1 - training.batch.last_rate) * progress)
-        is_folded = training.reward.combine == "rewards"
-        prices = self.multipliers.values if is_folded else self._update_multipliers(batch)
-        reward, cost = self._reward_and_cost(batch)
-        figures: dict[str, float] = {}
+                group["lr"] = self._rates[name] * (1 - (1 - self.training.batch.last_rate) * progress)
         features, luck = FeatureTensors.of(batch.features), torch.from_numpy(batch.luck)
-        if not training.critic.knows_outcomes:
+        if not self.training.critic.knows_outcomes:
             luck = torch.zeros_like(luck)
+        prices = self.multipliers.values if self._is_folded else self._update_multipliers(batch)
         with ThreadPoolExecutor(threads) as pool:
-            valuing = pool.submit(self._values, features, luck)
-            if self.congestion is not None:
-                reward = reward + pool.submit(self._charged, batch, reward, figures).result()
-            values = valuing.result()
-        multiplier = torch.from_numpy(prices[batch.tier][batch.workflow]).float()
+            returns, figures = self._returns(batch, features, luck, prices, pool)
+            work = list(self._policy_updates(batch, features, returns, progress, rng))
+            if self.critic is not None:
+                orders = _orders(len(luck), self.training.critic.passes, rng)
+                work.append(partial(self._fit_critic, self.critic, features, luck, returns.targets, orders))
+            for figures_of_one in pool.map(lambda learn: learn(), work):
+                figures |= figures_of_one
+        if self._is_folded:
+            self._update_multipliers(batch)
+        return figures | self._constraint_figures()
 
+    @property
+    def _is_folded(self) -> bool:
+        """Whether the price is part of the reward."""
+        return self.training.reward.combine == "rewards"
+
+    def _returns(
+        self,
+        batch: Batch,
+        features: FeatureTensors,
+        luck: Tensor,
+        prices: NDArray[np.float64],
+        pool: ThreadPoolExecutor,
+    ) -> tuple[_Returns, dict[str, float]]:
+        """What the decisions came to at these prices of the tiers, and figures for the log."""
+        figures: dict[str, float] = {}
+        reward, cost = self._reward_and_cost(batch)
+        valuing = pool.submit(self._values, features, luck)
+        if self.congestion is not None:
+            reward = reward + pool.submit(self._charged, batch, reward, figures).result()
+        values = valuing.result()
+        multiplier = torch.from_numpy(prices[batch.tier][batch.workflow]).float()
         folded = reward - multiplier * cost
-        targets = torch.stack([folded, cost] if is_folded else [reward, cost], -1)
-        next_row, is_plan = torch.from_numpy(batch.next_row), torch.from_numpy(batch.is_plan)
-        valued = ~is_plan if training.critic.shared else slice(None)
+        targets = torch.stack([folded if self._is_folded else reward, cost], -1)
+        valued = ~torch.from_numpy(batch.is_plan) if self.training.critic.shared else slice(None)
         for column, name in enumerate(("reward", "cost")[: values.shape[1]]):
             figures[f"explained_variance/{name}"] = explained_variance(values[valued, column], targets[valued, column])
+        return _Returns(folded, targets, values, multiplier, torch.from_numpy(batch.next_row)), figures
 
-        work: list[Callable[[], dict[str, float]]] = []
+    def _policy_updates(
+        self, batch: Batch, features: FeatureTensors, returns: _Returns, progress: float, rng: np.random.Generator
+    ) -> Iterator[Callable[[], dict[str, float]]]:
+        """Of planner and executor, those that learn and have decided anything."""
+        training = self.training
         for name, learner in (("planner", training.planner.learner), ("executor", training.executor.learner)):
             network = self.networks.get(name)
-            rows = torch.nonzero(is_plan if name == "planner" else ~is_plan).squeeze(-1)
+            rows = torch.from_numpy(np.flatnonzero(batch.is_plan == (name == "planner")))
             if network is None or not len(rows):
                 continue
-            if learner.baseline == "critic":
-                gain = advantages(values[:, 0], targets[:, 0], next_row, learner.trace)
-                if not is_folded:
-                    of_cost = advantages(values[:, 1], targets[:, 1], next_row, learner.trace)
-                    gain = lagrangian(gain, of_cost, multiplier)
-                gain = gain[rows]
-            else:
-                gain = folded[rows] - self._baseline(name, learner, folded[rows])
-            if learner.standardise:
-                gain = standardised(gain)
             own = _Rows(
                 features.rows(rows),
                 torch.from_numpy(batch.choice)[rows],
                 torch.from_numpy(batch.log_prob)[rows],
                 torch.from_numpy(batch.allowed),
-                gain,
-                folded[rows] if training.critic.shared and name == "executor" else None,
+                self._gain(name, learner, rows, returns),
+                returns.folded[rows] if training.critic.shared and name == "executor" else None,
             )
             evaluate = _evaluate_plan if name == "planner" else _evaluate_call
             orders = _orders(len(rows), learner.passes if learner.algorithm == "ppo" else 1, rng)
-            work.append(partial(self._improve, name, network, learner, own, evaluate, progress, orders))
-        if self.critic is not None:
-            orders = _orders(len(targets), training.critic.passes, rng)
-            work.append(partial(self._fit_critic, self.critic, features, luck, targets, orders))
-        with ThreadPoolExecutor(threads) as pool:
-            for figures_of_one in pool.map(lambda learn: learn(), work):
-                figures |= figures_of_one
-        if is_folded:
-            self._update_multipliers(batch)
-        for tier, price in zip(training.budgets.tiers_s, self.multipliers.values, strict=True):
-            figures[f"multiplier/{tier:g}s"] = float(price)
-        return figures
+            yield partial(self._improve, name, network, learner, own, evaluate, progress, orders)
+
+    def _constraint_figures(self) -> dict[str, float]:
+        """Of each tier: its price, and the cost that this was moved by."""
+        tiers = [f"{tier:g}s" for tier in self.training.budgets.tiers_s]
+        prices, costs = self.multipliers.values, self.multipliers.costs
+        return {
+            f"{name}/{tier}": float(value)
+            for name, values in (("multiplier", prices), ("cost", costs))
+            for tier, value in zip(tiers, values, strict=True)
+        }
 
     def _update_multipliers(self, batch: Batch) -> NDArray[np.float64]:
         cost = cost_of(self.training.constraint, batch.latency_s, batch.budget_s, batch.on_time, batch.tier)
@@ -219,6 +250,20 @@ class Agents:
         own = charges(self.congestion, batch, SCHEDULERS[self.training.scheduler].priority)
         figures["congestion_per_query"] = float(own.sum() / len(batch.tier))
         return torch.from_numpy(options.weight * to_go(own, batch.next_row)).float()
+
+    def _gain(self, name: str, learner: Learner, rows: Tensor, returns: _Returns) -> Tensor:
+        """By how much the decisions of a policy did better than was expected: ``[rows]``."""
+        if learner.baseline == "critic":
+            values, targets, next_row = returns.values, returns.targets, returns.next_row
+            gain = advantages(values[:, 0], targets[:, 0], next_row, learner.trace)
+            if not self._is_folded:
+                of_cost = advantages(values[:, 1], targets[:, 1], next_row, learner.trace)
+                gain = lagrangian(gain, of_cost, returns.multiplier)
+            gain = gain[rows]
+        else:
+            folded = returns.folded[rows]
+            gain = folded - self._baseline(name, learner, folded)
+        return standardised(gain) if learner.standardise else gain
 
     def _baseline(self, name: str, learner: Learner, returns: Tensor) -> float:
         mean = float(returns.mean())

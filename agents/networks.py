@@ -55,8 +55,8 @@ class NetworkOptions(Section):
     hidden: Size = 64
     """Units of its hidden layers."""
     query: Annotated[int, Field(ge=0)] = 8
-    """Numbers that the query's embedding is brought down to; with 0 a ``set`` network sees of it what it tells of
-    quality and length alone."""
+    """Numbers that the embedding of the query is brought down to, by a ``set`` network; with 0 it sees of it what it
+    tells of quality and length alone. The others read all of it."""
     prior: Annotated[float, Field(ge=0)] = 0.0
     """Of an executor: weight, before training, of P(right) P(in time) as known beforehand in the logits."""
 

@@ -238,9 +238,31 @@ class Training(Section):
             wrong.append("planner.network.system must be 'none' with planner.network.kind = 'flat' or 'dual'")
         if self.critic.shared:
             wrong += self._shared_mistakes()
+        wrong += self._ignored()
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _ignored(self) -> list[str]:
+        """Values that say something which nothing would heed."""
+        plain, networks = NetworkOptions(), {"planner": self.planner.network, "critic": self.critic.network}
+        ignored = {
+            f"{who}.network.{key}": "it is of the executor alone"
+            for who, network in networks.items()
+            for key in ("heads", "prior")
+            if getattr(network, key) != getattr(plain, key)
+        }
+        ignored |= {
+            f"{who}.network.query": f"kind = {network.kind!r} reads the whole embedding; leave it at {plain.query}"
+            for who, network in (networks | {"executor": self.executor.network}).items()
+            if network.kind != "set" and network.query != plain.query
+        }
+        ignored |= {
+            f"{who}.learner.ema_rate": "it needs baseline = 'ema'"
+            for who, learner in (("planner", self.planner.learner), ("executor", self.executor.learner))
+            if learner.baseline != "ema" and learner.ema_rate != Learner().ema_rate
+        }
+        return [f"{key} has no effect: {why}" for key, why in ignored.items()]
 
     def _shared_mistakes(self) -> list[str]:
         """The theory's critic values the reward of the executor's calls, and nothing else."""

@@ -167,6 +167,7 @@ def test_the_theory_learns_at_the_price_under_which_it_has_played() -> None:
 
     assert agents.averages["planner"] == pytest.approx(0.05 * -np.log(2) * 1.5)
     assert figures["multiplier/10s"] == pytest.approx(np.log1p(np.exp(2.0 * 0.5)))
+    assert figures["cost/10s"] == pytest.approx(1.5)
 
 
 def test_the_moving_average_of_the_theory() -> None:

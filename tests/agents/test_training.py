@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,8 @@ def test_resumed_is_as_unbroken(experiment: Path, tmp_path: Path, capsys: pytest
     assert main(["train", str(experiment), "-o", str(whole), "--jobs", "1"]) == 0
     stop_after(experiment, broken, iterations=3)
 
+    told = capsys.readouterr().out
+    assert "stopped with 3 of 4 iterations done; --resume goes on after the 2 of the last checkpoint" in told
     assert main(["train", str(experiment), "-o", str(broken), "--jobs", "1", "--resume"]) == 0
 
     assert weights(whole) == weights(broken)
@@ -77,6 +80,31 @@ def stop_after(experiment: Path, run: Path, iterations: int) -> None:
         patch.setattr(Trainer, "iterate", stopped)
         assert main(["train", str(experiment), "-o", str(run), "--jobs", "1"]) == 130
     assert (run / "policy" / "policy.json").exists()
+
+
+def test_stopped_before_the_first_checkpoint_it_says_that_there_is_nothing_to_go_on_with(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the policy is one that nobody has validated."""
+    run = tmp_path / "run"
+    stop_after(experiment, run, iterations=1)
+
+    told = capsys.readouterr().out
+    assert "stopped with 1 of 4 iterations done; there is no checkpoint yet, so --overwrite begins anew" in told
+    record = json.loads((run / "policy" / "policy.json").read_text(encoding="utf-8"))
+    assert record["training"]["validation_goodput"] is None
+    assert main(["train", str(experiment), "-o", str(run), "--jobs", "1", "--resume"]) == 2
+
+
+def test_without_tensorboardx_a_note_says_so(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    words = ["train", str(experiment), "-o", str(tmp_path / "run"), "--jobs", "1"]
+
+    assert main([*words, "--set", "batch.iterations=1"]) == 0
+    assert capsys.readouterr().err.count("note: tensorboard/ is not written: needs tensorboardX") == 1
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
 def test_processes_are_warmed_up_and_measured(experiment: Path) -> None:
@@ -133,6 +161,24 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFi
 
     err = capsys.readouterr().err
     assert all(part in err for part in ("preset", "seed", "load.rates_per_min")), err
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("planner.network.prior=12", "planner.network.prior has no effect: it is of the executor alone"),
+        ("planner.network.heads=factored", "planner.network.heads has no effect"),
+        ("critic.network.prior=12", "critic.network.prior has no effect"),
+        ("critic.network.heads=factored", "critic.network.heads has no effect"),
+        ("executor.network.kind=flat", "executor.network.query has no effect: kind = 'flat' reads the whole embedding"),
+        ("executor.learner.ema_rate=0.5", "executor.learner.ema_rate has no effect: it needs baseline = 'ema'"),
+    ],
+)
+def test_what_would_be_ignored_is_a_mistake(
+    setting: str, told: str, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(experiment), "-o", str(tmp_path / "run"), "--set", setting]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_predictors_are_looked_for_beside_the_file(
