@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from inframind.sim import ServerSection
-from inframind.traces import SAMPLES, RequestLog, TraceError, read_log
+from inframind.traces import SAMPLES, RequestLog, TraceError, read_log, wrong_separator
 
 _MAX_SHOWN = 20
 _LOGS_OF_FOLDERS = {"calls", "requests"}
@@ -62,6 +62,8 @@ def _read_samples(source: Path) -> tuple[pd.DataFrame, list[str]]:
     if source.suffix == ".csv":
         with source.open(encoding="utf-8", errors="replace", newline="") as text:
             header, *rows = [row for row in csv.reader(text) if row] or [[]]
+        if told := wrong_separator(header):
+            raise ValueError(told)
         samples = pd.DataFrame([row for row in rows if len(row) == len(header)], columns=header)
         num_rows = len(rows)
     else:

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from inframind.traces import ConfigError, TraceError, read_log
+from inframind.traces import ConfigError, TraceError, check_commas, read_log
 
 Floats: TypeAlias = NDArray[np.float64]
 Gauges = Literal["polled", "reckoned"]
@@ -327,6 +327,7 @@ def _scheduled_s(requests: pd.DataFrame) -> pd.Series[float]:
 
 def _read_samples(path: Path) -> pd.DataFrame:
     try:
+        check_commas(path)
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
         if missing := [name for name in POLLED if name not in frame]:
             raise TraceError(path, [f"{name}: missing column" for name in missing])

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from inframind.traces import TraceError
+from inframind.traces import TraceError, check_commas
 
 from .step_fit import MeasuredStep, decode_step, prefill_step
 
@@ -87,6 +87,7 @@ def _step(phase: str, batch_size: str, context_len: str, prefill_ms: str, decode
 def _read_table(path: Path) -> pd.DataFrame:
     """Read every cell as text: a type guessed from all rows would hide which one is bad."""
     try:
+        check_commas(path)
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False).fillna("")
     except FileNotFoundError:
         raise TraceError(path, ["no such file"]) from None

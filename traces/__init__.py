@@ -1,6 +1,7 @@
 """The data layer: what was asked, what was decided, what happened."""
 
 from .arrivals import RATES_PER_MIN, Arrivals, Client, Clients, Gamma, Microburst, Poisson, Sustained
+from .containers import check_commas, wrong_separator
 from .lengths import Constant, Empirical, Length, LogNormal, Uniform
 from .mistakes import ConfigError, Mistakes, TraceError
 from .readers import MOONCAKE_BLOCK_TOKENS, Format, RequestLog, read_log, read_requests
@@ -48,6 +49,7 @@ __all__ = [
     "begin_run",
     "build_requests",
     "by_tier",
+    "check_commas",
     "check_same_config",
     "finish_run",
     "load_json",
@@ -61,4 +63,5 @@ __all__ = [
     "versions",
     "whole_folder",
     "write_run",
+    "wrong_separator",
 ]

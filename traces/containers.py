@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,36 @@ def open_cells(path: Path, container: Container | None = None) -> tuple[Containe
         raise TraceError(path, [f"cannot be read: {error}"]) from None
 
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+def check_commas(path: Path) -> None:
+    """Find out before a CSV is read whether something else than commas stands between its columns.
+
+    Raises
+    ------
+    TraceError
+        If so.
+    OSError, ValueError
+        If its first line cannot be read.
+    """
+    if told := wrong_separator(_header(path) or []):
+        raise TraceError(path, [told])
+
+
+def wrong_separator(header: Sequence[str]) -> str:
+    """Say what separates the columns of a CSV whose header, read with commas, is a single cell; empty if commas do."""
+    for separator, name in _SEPARATORS.items():
+        if len(header) == 1 and separator in header[0]:
+            return f"line 1: columns seem to be separated by {name}; commas are expected: {header[0][:60]!r}"
+    return ""
+
+
+def _header(path: Path) -> list[str] | None:
+    with pa.input_stream(str(path)) as stream:
+        return next(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), None)
+
+
 def _container_of(path: Path) -> Container:
     with pa.input_stream(str(path)) as stream:
         start = bytes(stream.read(64)).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -52,10 +83,11 @@ def _container_of(path: Path) -> Container:
 
 def _read_csv(path: Path) -> Cells:
     """Read every cell as text: a type guessed from the first rows would fail on a later bad one."""
-    with pa.input_stream(str(path)) as stream:
-        header = next(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), None)
+    header = _header(path)
     if header is None:
         raise TraceError(path, ["has no requests"])
+    if told := wrong_separator(header):
+        raise TraceError(path, [told])
     broken: list[tuple[int, str]] = []
 
     def skip(row: Any) -> str:

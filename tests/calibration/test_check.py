@@ -264,6 +264,11 @@ def test_of_several_servers_samples_those_of_this_one_are_used(tmp_path: Path) -
     [
         ("time_s,running\n0,1\n", "samples.csv beside the log cannot be used, so its queues are not shown"),
         ("time_s,server,waiting,running\n0,a,1,1\n0,b,1,1\n", "samples.csv has nothing on slow"),
+        (
+            "time_s;waiting;running\n0,5;1;1\n",
+            "samples.csv beside the log cannot be used, so its queues are not shown: "
+            "line 1: columns seem to be separated by semicolons; commas are expected",
+        ),
     ],
 )
 def test_samples_that_cannot_be_used_are_told(tmp_path: Path, text: str, note: str) -> None:

@@ -168,6 +168,7 @@ def test_a_log_alone_has_its_state_from_its_own_times(tmp_path: Path) -> None:
         ("m={log}/empty", "neither a run folder"),
         ("m={log}/plain.csv", "ttft_s: missing column"),
         ("m={log}/gauges", "waiting: missing column"),
+        ("m={log}/semicolons", "columns seem to be separated by semicolons; commas are expected"),
     ],
 )
 def test_logs_that_cannot_be_used(tmp_path: Path, source: str, message: str) -> None:
@@ -175,6 +176,7 @@ def test_logs_that_cannot_be_used(tmp_path: Path, source: str, message: str) -> 
     (tmp_path / "empty").mkdir()
     (tmp_path / "plain.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n")
     log_in(tmp_path / "gauges", samples="time_s,server,running\n0,s,1\n")
+    log_in(tmp_path / "semicolons", samples="time_s;server;waiting;running\n0,5;s;1;1\n1;s;1;1\n")
 
     with pytest.raises(Mistakes, match="problem") as error:
         read_observed(source.format(log=tmp_path))

@@ -83,3 +83,11 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
         read_step_profiles(table(tmp_path), "h200")
     with pytest.raises(TraceError, match="no such file"):
         read_step_profiles(tmp_path / "absent.csv", "h200")
+
+
+def test_a_table_with_other_separators_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.csv"
+    path.write_text(HEADER.replace(",", ";") + "A;h200;vllm;0.24.0;1;bf16;decode;8;1024;;5,0;9,1;1\n")
+
+    with pytest.raises(TraceError, match="columns seem to be separated by semicolons; commas are expected"):
+        read_step_profiles(path, "h200")

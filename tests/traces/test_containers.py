@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from inframind.traces.containers import open_cells
+from inframind.traces.containers import check_commas, open_cells
 from inframind.traces.mistakes import TraceError
 
 
@@ -100,3 +100,23 @@ def test_a_missing_file_and_a_folder_are_said_so() -> None:
         open_cells(Path("none.csv"))
     with pytest.raises(TraceError, match="cannot be read"):
         open_cells(Path())
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+def test_a_csv_with_other_separators_is_told_so_in_a_line(separator: str, name: str) -> None:
+    """Decimal commas, which come with semicolons, do not hide it."""
+    header = separator.join(["arrival_s", "prompt_tokens", "output_tokens"])
+    path = Path("t.csv")
+    path.write_text(f"\ufeff{header}\n" + separator.join(["0,5", "10", "5"]) + "\n")
+
+    for read in (open_cells, check_commas):
+        with pytest.raises(TraceError) as caught:
+            read(path)
+        told = f"line 1: columns seem to be separated by {name}; commas are expected: {header!r}"
+        assert str(caught.value) == f"t.csv: 1 problem\n  {told}"
+
+
+def test_a_csv_of_one_column_and_an_empty_one_have_no_wrong_separator() -> None:
+    for text in ("x\n1\n", "", "x,y;z\n1,2\n"):
+        Path("t.csv").write_text(text)
+        check_commas(Path("t.csv"))
