@@ -87,13 +87,19 @@ def fit_step_time(
     the steps do not rule it out. If ``prefill_token_s`` is 0, ``free_prefill_tokens`` has no effect: it is 0 without a
     standard error. They cover scatter only: what the model itself cannot follow is in `relative_errors`.
 
-    Args:
-        steps: More of them than parameters; see `prefill_step` and `decode_step`.
-        source: Where the steps were measured, and how.
-        licence: Under which they may be used.
+    Parameters
+    ----------
+    steps
+        More of them than parameters; see `prefill_step` and `decode_step`.
+    source
+        Where the steps were measured, and how.
+    licence
+        Under which they may be used.
 
-    Raises:
-        ValueError: If the steps do not determine every parameter, or allow no time at all for an empty step.
+    Raises
+    ------
+    ValueError
+        If the steps do not determine every parameter, or allow no time at all for an empty step.
     """
     if len(steps) <= len(PARAMETERS):
         raise ValueError(f"{len(PARAMETERS)} parameters need at least {len(PARAMETERS) + 1} steps, got {len(steps)}")

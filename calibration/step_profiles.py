@@ -55,9 +55,11 @@ class StepProfile:
 def read_step_profiles(path: str | Path, system: str) -> dict[str, StepProfile]:
     """Read what a table (CSV) says about one system: a profile for each LLM, by name.
 
-    Raises:
-        TraceError: If the file cannot be read, lacks a column, has a bad cell in a row of ``system``, or holds nothing
-            on it; the message lists the systems that it knows.
+    Raises
+    ------
+    TraceError
+        If the file cannot be read, lacks a column, has a bad cell in a row of ``system``, or holds nothing
+        on it; the message lists the systems that it knows.
     """
     frame = _read_table(Path(path))
     known = sorted(set(frame["system"]) - {""})

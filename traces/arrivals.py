@@ -33,8 +33,10 @@ class _Process(Section):
     def times(self, rng: np.random.Generator, *, num: int | None = None, duration_s: float | None = None) -> Floats:
         """Return the first ``num`` arrivals, or all those before ``duration_s``, as sorted seconds.
 
-        Raises:
-            ValueError: Unless exactly one of ``num`` and ``duration_s`` is given.
+        Raises
+        ------
+        ValueError
+            Unless exactly one of ``num`` and ``duration_s`` is given.
         """
         _check_extent(num, duration_s)
         if num is not None:
@@ -153,8 +155,10 @@ class Clients(Section):
     def times(self, rng: np.random.Generator, *, num: int | None = None, duration_s: float | None = None) -> Floats:
         """Return the first ``num`` arrivals, or all those before ``duration_s``, as sorted seconds.
 
-        Raises:
-            ValueError: Unless exactly one of ``num`` and ``duration_s`` is given.
+        Raises
+        ------
+        ValueError
+            Unless exactly one of ``num`` and ``duration_s`` is given.
         """
         return self.times_and_clients(rng, num=num, duration_s=duration_s)[0]
 

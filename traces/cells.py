@@ -26,15 +26,23 @@ class Cells:
     A checked column comes back with NaN in place of each bad cell: every comparison with NaN is false, so
     the checks that follow do not name the cell again. `finish` raises all that was collected.
 
-    Args:
-        source: The file, for the messages.
-        frame: Its cells: text (CSV), JSON values (JSONL) or typed values (Parquet).
-        numbers: For each row of ``frame`` its number in the file, counted from 1.
-        unit: What ``numbers`` counts, ``"line"`` or ``"row"``.
-        broken: ``(number, problem)`` of the lines that could not become rows.
+    Parameters
+    ----------
+    source
+        The file, for the messages.
+    frame
+        Its cells: text (CSV), JSON values (JSONL) or typed values (Parquet).
+    numbers
+        For each row of ``frame`` its number in the file, counted from 1.
+    unit
+        What ``numbers`` counts, ``"line"`` or ``"row"``.
+    broken
+        ``(number, problem)`` of the lines that could not become rows.
 
-    Raises:
-        TraceError: If there is no row at all, or two columns have one name.
+    Raises
+    ------
+    TraceError
+        If there is no row at all, or two columns have one name.
     """
 
     def __init__(
@@ -73,11 +81,16 @@ class Cells:
     ) -> Floats:
         """Return a column of finite numbers.
 
-        Args:
-            column: Its name in the file.
-            at_least: The smallest number that is allowed.
-            whole: Only whole numbers are allowed.
-            empty: What an empty cell (or ``nan``, as programs write it) stands for; None makes it a mistake.
+        Parameters
+        ----------
+        column
+            Its name in the file.
+        at_least
+            The smallest number that is allowed.
+        whole
+            Only whole numbers are allowed.
+        empty
+            What an empty cell (or ``nan``, as programs write it) stands for; None makes it a mistake.
         """
         if not self._use(column):
             return np.full(len(self.frame), np.nan)
@@ -144,8 +157,10 @@ class Cells:
     def finish(self) -> None:
         """End the checks.
 
-        Raises:
-            TraceError: If anything was rejected, with the first 20 problems in the order of the file.
+        Raises
+        ------
+        TraceError
+            If anything was rejected, with the first 20 problems in the order of the file.
         """
         total = len(self._missing_columns) + self._num_bad
         if total == 0:

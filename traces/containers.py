@@ -24,15 +24,21 @@ Container = Literal["csv", "jsonl", "parquet"]
 def open_cells(path: Path, container: Container | None = None) -> tuple[Container, Cells]:
     """Read the whole file.
 
-    Args:
-        path: The file; ``.gz`` and other endings that pyarrow knows are decompressed.
-        container: How it is stored; None: found out from its first bytes.
+    Parameters
+    ----------
+    path
+        The file; ``.gz`` and other endings that pyarrow knows are decompressed.
+    container
+        How it is stored; None: found out from its first bytes.
 
-    Returns:
-        The container and its cells.
+    Returns
+    -------
+    The container and its cells.
 
-    Raises:
-        TraceError: If the file cannot be read, or holds no row.
+    Raises
+    ------
+    TraceError
+        If the file cannot be read, or holds no row.
     """
     try:
         container = container or _container_of(path)

@@ -13,10 +13,14 @@ class Mistakes(Exception):  # noqa: N818 - it says what it holds; the two below 
     ``str()`` is meant for the person who wrote the file: a headline with the file and the number of
     problems, then one indented line for each. The command line prints it and exits with code 2.
 
-    Args:
-        source: The file, as the person would name it.
-        problems: One line for each problem: place, rule and value.
-        total: How many problems there are, when ``problems`` holds only the first of them.
+    Parameters
+    ----------
+    source
+        The file, as the person would name it.
+    problems
+        One line for each problem: place, rule and value.
+    total
+        How many problems there are, when ``problems`` holds only the first of them.
     """
 
     # Positional arguments only: Exception.__reduce__ rebuilds from self.args, so that the error can be

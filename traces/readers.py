@@ -31,6 +31,7 @@ from .mistakes import TraceError
 from .schema import REQUESTS
 
 Format = Literal["auto", "azure", "mooncake", "burstgpt", "llmservingsim", "calls", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 MOONCAKE_BLOCK_TOKENS = 512
 """Prompt tokens that one entry of ``prefix_hashes`` stands for; the last entry may stand for fewer."""
@@ -62,19 +63,27 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
     their number in ``frame.attrs["num_failed_dropped"]``. So are the calls of a run folder that failed before their
     first token.
 
-    Args:
-        path: The file, which may be compressed (``.gz``); or a run folder, whose calls are read.
-        fmt: Its format; ``"auto"`` finds it out from the names of the columns.
-        max_model_len: vLLM's limit: a prompt must be shorter, to leave room for one output token.
+    Parameters
+    ----------
+    path
+        The file, which may be compressed (``.gz``); or a run folder, whose calls are read.
+    fmt
+        Its format; ``"auto"`` finds it out from the names of the columns.
+    max_model_len
+        vLLM's limit: a prompt must be shorter, to leave room for one output token.
 
-    Returns:
-        A frame with index 0..n-1 and the columns of `schema.REQUESTS` that the file has, typed so, then all
-        other columns of the file as they are. Mooncake's ``hash_ids`` become ``prefix_hashes`` (tuples), BurstGPT's
-        ``Model`` becomes ``source_model``.
+    Returns
+    -------
+    A frame with index 0..n-1 and the columns of `schema.REQUESTS` that the file has, typed so, then all
+    other columns of the file as they are. Mooncake's ``hash_ids`` become ``prefix_hashes`` (tuples), BurstGPT's
+    ``Model`` becomes ``source_model``.
 
-    Raises:
-        TraceError: With the first 20 mistakes of the file, and how many more there are.
-        ValueError: If ``fmt`` is not a `Format`.
+    Raises
+    ------
+    TraceError
+        With the first 20 mistakes of the file, and how many more there are.
+    ValueError
+        If ``fmt`` is not a `Format`.
     """
     log = read_log(path, fmt=fmt, max_model_len=max_model_len)
     log.requests.attrs["num_failed_dropped"] = len(log.failed)
@@ -83,8 +92,8 @@ def read_requests(path: str | Path, *, fmt: Format = "auto", max_model_len: int 
 
 def read_log(path: str | Path, *, fmt: Format = "auto", max_model_len: int | None = None) -> RequestLog:
     """Read what `read_requests` reads, and keep what it does not tell; arguments and errors are the same."""
-    if fmt not in get_args(Format):
-        raise ValueError(f"fmt ({fmt!r}) must be one of {', '.join(get_args(Format))}")
+    if fmt not in FORMATS:
+        raise ValueError(f"fmt ({fmt!r}) must be one of {', '.join(FORMATS)}")
     if Path(path).is_dir():
         path = Path(path, "calls.parquet")
     container, cells = open_cells(Path(path), None if fmt == "auto" else _LAYOUTS[fmt].container)

@@ -11,14 +11,21 @@ from .mistakes import ConfigError
 def check_same_config(folder: str | Path, before: Mapping[str, object], now: Mapping[str, object], advice: str) -> None:
     """Compare two sets of settings, as TOML files hold them.
 
-    Args:
-        folder: What is gone on with.
-        before: What was written there.
-        now: What is asked for.
-        advice: What the person may do instead.
+    Parameters
+    ----------
+    folder
+        What is gone on with.
+    before
+        What was written there.
+    now
+        What is asked for.
+    advice
+        What the person may do instead.
 
-    Raises:
-        ConfigError: They differ; with every key that does, and the advice.
+    Raises
+    ------
+    ConfigError
+        They differ; with every key that does, and the advice.
     """
     old, new = _leaves(before), _leaves(now)
     if wrong := [

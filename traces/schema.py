@@ -101,9 +101,11 @@ SAMPLES = pa.schema(
 def to_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     """Put a frame into a schema's columns, order and types, ready for Parquet; NaN becomes null.
 
-    Raises:
-        ValueError: If columns are missing or unknown, a required one has nulls, or a value does not fit its type
-            (`pyarrow.ArrowInvalid` is one). It is a bug in what made the frame, not a person's mistake.
+    Raises
+    ------
+    ValueError
+        If columns are missing or unknown, a required one has nulls, or a value does not fit its type
+        (`pyarrow.ArrowInvalid` is one). It is a bug in what made the frame, not a person's mistake.
     """
     missing = [name for name in schema.names if name not in frame]
     unknown = [name for name in frame if name not in schema.names]

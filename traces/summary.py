@@ -57,15 +57,21 @@ def summarise(
 ) -> pd.DataFrame:
     """Return one row for each server, and as the last one the total.
 
-    Args:
-        calls: Columns of `schema.CALLS`.
-        samples: Columns of `schema.SAMPLES`.
-        servers: Model of each server, by name: gives the order of the rows, and a row to a server that had
-            neither calls nor samples. Others follow in their order of appearance.
-        utilisation: Share of the run in which each server was busy, by name, where known.
+    Parameters
+    ----------
+    calls
+        Columns of `schema.CALLS`.
+    samples
+        Columns of `schema.SAMPLES`.
+    servers
+        Model of each server, by name: gives the order of the rows, and a row to a server that had
+        neither calls nor samples. Others follow in their order of appearance.
+    utilisation
+        Share of the run in which each server was busy, by name, where known.
 
-    Returns:
-        A frame with the columns of `SUMMARY`. Quantiles lie between two observations (linear interpolation).
+    Returns
+    -------
+    A frame with the columns of `SUMMARY`. Quantiles lie between two observations (linear interpolation).
     """
     models: dict[str, str | None] = dict(servers or {})
     models |= dict(zip(calls["server"], calls["model"], strict=True))
@@ -123,8 +129,10 @@ def is_on_time(calls: pd.DataFrame) -> pd.Series[bool]:
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson 1927), which stays useful at 0 and at 1.
 
-    Raises:
-        ValueError: Unless 0 <= successes <= trials and trials > 0.
+    Raises
+    ------
+    ValueError
+        Unless 0 <= successes <= trials and trials > 0.
     """
     if not 0 <= successes <= trials or not trials:
         raise ValueError(f"successes ({successes}) must be between 0 and trials ({trials}), of which one is needed")

@@ -48,14 +48,20 @@ NotEmpty = AfterValidator(_not_empty)
 def load_toml(path: str | Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read ``path``, apply the overrides, and validate.
 
-    Args:
-        path: A UTF-8 TOML file.
-        model: What the file must hold, usually a `Section`.
-        overrides: ``a.b=VALUE`` or ``servers[2].name=VALUE``, VALUE in TOML; quotes may be left out around
-            a bare word. They pass the same validation as the file.
+    Parameters
+    ----------
+    path
+        A UTF-8 TOML file.
+    model
+        What the file must hold, usually a `Section`.
+    overrides
+        ``a.b=VALUE`` or ``servers[2].name=VALUE``, VALUE in TOML; quotes may be left out around
+        a bare word. They pass the same validation as the file.
 
-    Raises:
-        ConfigError: With every mistake of the file and the overrides.
+    Raises
+    ------
+    ConfigError
+        With every mistake of the file and the overrides.
     """
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -82,8 +88,10 @@ def load_toml(path: str | Path, model: type[Model], overrides: Sequence[str] = (
 def load_json(path: str | Path, model: type[Model]) -> Model:
     """Read ``path``, JSON or gzipped JSON (``.gz``), and validate.
 
-    Raises:
-        ConfigError: With every mistake of the file.
+    Raises
+    ------
+    ConfigError
+        With every mistake of the file.
     """
     try:
         data = Path(path).read_bytes()

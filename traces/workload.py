@@ -108,20 +108,29 @@ def build_requests(
     ``seed``: request k keeps its lengths and its budget when the rate changes, so that policies and loads are
     compared on common random numbers.
 
-    Args:
-        workload: What to build.
-        budgets: Draws ``budget_s`` for each request that has none; None leaves them without.
-        seed: Equal seeds give equal frames.
-        base: The folder at which a relative trace path starts.
-        max_model_len: Longer prompts in a trace are mistakes; None: any length.
+    Parameters
+    ----------
+    workload
+        What to build.
+    budgets
+        Draws ``budget_s`` for each request that has none; None leaves them without.
+    seed
+        Equal seeds give equal frames.
+    base
+        The folder at which a relative trace path starts.
+    max_model_len
+        Longer prompts in a trace are mistakes; None: any length.
 
-    Returns:
-        A frame with index 0..n-1, columns of `schema.REQUESTS` and the other columns of the trace; for a mixture
-        of clients, ``client`` is the index of the sender. As of `read_requests`, ``attrs["num_failed_dropped"]`` says
-        how many failed requests of a trace it leaves out.
+    Returns
+    -------
+    A frame with index 0..n-1, columns of `schema.REQUESTS` and the other columns of the trace; for a mixture
+    of clients, ``client`` is the index of the sender. As of `read_requests`, ``attrs["num_failed_dropped"]`` says
+    how many failed requests of a trace it leaves out.
 
-    Raises:
-        TraceError: If the trace has mistakes.
+    Raises
+    ------
+    TraceError
+        If the trace has mistakes.
     """
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
     arrival_rng, prompt_rng, output_rng, budget_rng = streams
