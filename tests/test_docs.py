@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import bench_agents
 import doc_tables
 import pytest
 
@@ -62,6 +63,18 @@ def test_every_command_in_the_documents_parses(command: str) -> None:
         build_parser().parse_args(words)
 
 
+def test_the_commands_that_made_the_tables_of_trainings_parse() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    found = re.findall(r"`python tests/support/bench_agents\.py ([^`]+)`", text)
+    asked = [bench_agents.build_parser().parse_args(shlex.split(words)) for words in found]
+
+    assert [(each.table, each.set) for each in asked] == [
+        ("ablations", ["batch.simulations=4"]),
+        ("transfer", []),
+        ("paper", ["batch.simulations=4"]),
+    ]
+
+
 @in_each_page
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
@@ -72,6 +85,16 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(EXAMPLES.glob("*.toml"))], ids=lambda path: path.name)
+def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
+    """A path that begins with one of its folders."""
+    packages = (path.parent.name for path in ROOT.glob("*/__init__.py"))
+    folders = "|".join(("docs", "notebooks", "tests", *packages))
+    named = re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]*\w\.\w+", page.read_text(encoding="utf-8"))
+
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_document_is_linked_from_the_readme() -> None:

@@ -1,6 +1,6 @@
 """What each part of the trained agents is worth, on pools that they were not trained on too, and beside others' agents.
 
-    python tests/support/bench_agents.py ablations OUT [--iterations N] [--seeds N] [--rates R ...]
+    python tests/support/bench_agents.py ablations OUT [--iterations N] [--seeds N] [--rates R ...] [--set K=V ...]
     python tests/support/bench_agents.py transfer OUT [...]
     python tests/support/bench_agents.py paper OUT [...]
 
@@ -96,6 +96,7 @@ class Bench:
             "batch.iterations": self._options.iterations,
         }
         sets = [f"{key}={json.dumps(value)}" for key, value in (values | dict(settings)).items()]
+        sets += self._options.set
         file = self._write("train", {})
         log = run / "metrics.jsonl"
         if not log.is_file() or len(log.read_text().splitlines()) < self._options.iterations:
@@ -201,7 +202,8 @@ def compared(figures: pd.DataFrame, base: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "rate_per_min", *names, "on_time"])
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
+    """What stands above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=["ablations", "transfer", "paper"])
     parser.add_argument("out", type=Path)
@@ -209,7 +211,12 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rates", type=float, nargs="+", default=[20.0, 100.0, 200.0])
     parser.add_argument("--jobs", type=int, default=2)
-    chosen = parser.parse_args()
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every training")
+    return parser
+
+
+if __name__ == "__main__":
+    chosen = build_parser().parse_args()
     work = Bench(chosen.out.absolute(), chosen)
     table = {"ablations": ablations, "transfer": transfer, "paper": paper}[chosen.table](work)
     table.to_csv(chosen.out / f"{chosen.table}.csv", index=False)
