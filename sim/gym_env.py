@@ -105,7 +105,7 @@ class ExecutorEnv(gymnasium.Env[Features, np.int64]):
 
     def __init__(
         self,
-        pool: str | Path | PoolSection = "h200",
+        pool: str | Path | PoolSection = "l40s",
         *,
         rates_per_min: Sequence[float] = (100.0,),
         num_queries: int = 500,
