@@ -71,7 +71,6 @@ class Request:
         "num_stale_output_tokens",
         "outcome",
         "output_tokens",
-        "payload",
         "prefix",
         "priority",
         "prompt_tokens",
@@ -91,7 +90,6 @@ class Request:
         max_tokens: int | None = None,
         priority: int = 0,
         prefix: Prefix = (),
-        payload: object = None,
     ) -> None:
         if prompt_tokens < 1 or output_tokens < 1:
             raise ValueError(f"{request_id}: {prompt_tokens} prompt and {output_tokens} output tokens; each needs 1")
@@ -102,8 +100,6 @@ class Request:
         self.max_tokens = output_tokens if max_tokens is None else max_tokens
         self.priority = priority
         self.prefix = prefix
-        self.payload = payload
-        """Whatever the caller wants back with the finished request; never read here."""
 
         self.status = WAITING
         self.num_computed_tokens = 0

@@ -17,15 +17,19 @@ from .request import ABORTED, FINISHED, PREEMPTED, RUNNING, WAITING, Request, St
 
 @dataclass(frozen=True, slots=True)
 class SchedulerOptions:
-    """vLLM's options under vLLM's names (``vllm/config/scheduler.py``, ``vllm/config/cache.py``)."""
+    """vLLM's options under vLLM's names (``vllm/config/scheduler.py``, ``vllm/config/cache.py``).
+
+    So are the defaults, those of a large GPU; but ``num_blocks`` and ``max_model_len`` vLLM itself finds from the GPU's
+    memory and from the model.
+    """
 
     policy: str = "fcfs"
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = 1024
+    max_num_batched_tokens: int = 8192
     num_blocks: int = 4096
     block_size: int = 16
     max_model_len: int = 16384
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
     async_scheduling: bool = True
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0

@@ -74,6 +74,7 @@ def make(scheduler: type[Scheduler] = Scheduler, **kwargs: Any) -> Scheduler:
         "max_num_batched_tokens": 64,
         "num_blocks": 20,
         "max_model_len": 4096,
+        "enable_prefix_caching": False,
         "async_scheduling": False,
     }
     return scheduler(SchedulerOptions(**defaults | kwargs))
