@@ -8,6 +8,7 @@ from .evaluation_file import SCHEDULERS, Cell, Evaluation, load_evaluation
 from .evaluation_summary import (
     ALL_TIERS,
     FIGURES,
+    MIN_SEEDS,
     figures_table,
     jain_index,
     over_tiers,
@@ -24,6 +25,7 @@ __all__ = [
     "ALL_TIERS",
     "BOUND",
     "FIGURES",
+    "MIN_SEEDS",
     "PLANNERS",
     "POLICIES",
     "POLICY_FILE",

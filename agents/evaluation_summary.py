@@ -1,8 +1,8 @@
 """What the runs of an evaluation come to: figures of each run and tier, and their means and intervals over seeds.
 
 Intervals are of the mean over seeds, by Student's t with one degree of freedom less than seeds: the seeds are the
-independent repetitions; the queries of one run, which queue together, are not. One seed has no interval. An interval of
-a share is not cut at 0 and 1.
+independent repetitions; the queries of one run, which queue together, are not. Fewer than `MIN_SEEDS` have no interval.
+An interval of a share is not cut at 0 and 1.
 """
 
 import math
@@ -18,6 +18,8 @@ from .evaluation import CellResult
 
 KEYS = ("policy", "scheduler", "rate_per_min", "tier")
 ALL_TIERS = "all"
+MIN_SEEDS = 3
+"""From so many on there is an interval: two may agree to the last query by chance, and nothing says more than that."""
 OF_WORKFLOWS = {
     "accuracy": "share of the queries with a right answer, in time or late",
     "on_time": "share answered within their budget, rightly or wrongly",
@@ -89,13 +91,13 @@ def jain_index(loads: Sequence[float] | np.ndarray[Any, Any]) -> float:
 
 
 def t_interval(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, float, float]:
-    """Mean of the known values, and its 95 % interval by Student's t: nan where there are fewer than two."""
+    """Mean of the known values, and its 95 % interval by Student's t: nan with fewer than `MIN_SEEDS` of them."""
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     if not len(known):
         return math.nan, math.nan, math.nan
     mean = float(known.mean())
-    if len(known) == 1:
+    if len(known) < MIN_SEEDS:
         return mean, math.nan, math.nan
     half = _t_quantile(len(known) - 1) * float(known.std(ddof=1)) / math.sqrt(len(known))
     return mean, mean - half, mean + half

@@ -40,7 +40,7 @@ class LatencyFigures:
     relative_error: Figures
     """simulated / live - 1."""
     error_low: float
-    """95 % interval of the mean's error over seeds (Student's t); NaN with fewer than two."""
+    """95 % interval of the mean's error over seeds (Student's t); NaN with fewer than `MIN_SEEDS`."""
     error_high: float
     spread: Figures
     """Mean relative difference of two live runs of one seed; NaN where no seed was repeated."""
@@ -55,7 +55,7 @@ class ShareFigures:
     difference: float
     """simulated - live."""
     low: float
-    """95 % interval of the difference over seeds (Student's t); NaN with fewer than two."""
+    """95 % interval of the difference over seeds (Student's t); NaN with fewer than `MIN_SEEDS`."""
     high: float
     spread: float
     """Mean difference, without sign, of two live runs of one seed; NaN where no seed was repeated."""

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from inframind.agents.evaluation_summary import t_interval
+from inframind.agents.evaluation_summary import MIN_SEEDS, t_interval
 
 from .compare_figures import workflow_shares
 from .compare_inputs import Key, KnownRun, PairedRuns, condition_name
@@ -29,7 +29,7 @@ class PairSign:
     first: str
     second: str
     live: tuple[float, float, float]
-    """Mean, low, high; the interval is NaN with one seed."""
+    """Mean, low, high; the interval is NaN with fewer than `MIN_SEEDS`."""
     simulated: tuple[float, float, float]
 
     @property
@@ -55,7 +55,7 @@ class Ranking:
     tau: float
     """Kendall's tau-b of the two; NaN if all are equal on one side."""
     tau_low: float
-    """Its 95 % interval when seeds are drawn anew with replacement; NaN with one seed."""
+    """Its 95 % interval when seeds are drawn anew with replacement; NaN with fewer than `MIN_SEEDS`."""
     tau_high: float
     live_tau: float
     """Mean tau of the live runs and their repeats: what the real system reaches against itself; NaN without repeats."""
@@ -195,7 +195,7 @@ def kendall_tau(one: Floats, other: Floats) -> float:
 def _tau_interval(live: Floats, simulated: Floats) -> tuple[float, float]:
     """Seeds are drawn with replacement, the same ones on both sides."""
     num = live.shape[1]
-    if num < 2:
+    if num < MIN_SEEDS:
         return math.nan, math.nan
     draws = np.random.default_rng(0).integers(0, num, size=(NUM_RESAMPLES, num))
     distinct, counts = np.unique(np.sort(draws, axis=1), axis=0, return_counts=True)

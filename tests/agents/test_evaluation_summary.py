@@ -64,17 +64,21 @@ def test_nothing_answered_has_no_latency() -> None:
 def test_t_interval_by_hand() -> None:
     """1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.302653 (any table): half 4.302653 / sqrt 3 = 2.484138."""
     assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - 2.484138, 2.0 + 2.484138), abs=1e-6)
-    assert t_interval([1.0, NAN, 3.0])[0] == 2.0
-    assert t_interval([5.0, 5.0]) == (5.0, 5.0, 5.0)
+    assert t_interval([5.0, 5.0, NAN, 5.0]) == (5.0, 5.0, 5.0)
 
 
-def test_one_seed_has_no_interval() -> None:
-    mean, low, high = t_interval([7.0])
+@pytest.mark.parametrize("values", [[7.0], [7.0, 7.0], [6.0, NAN, 8.0]])
+def test_fewer_than_three_seeds_have_no_interval(values: list[float]) -> None:
+    """Two that agree would have one of no width, as if they were certain."""
+    mean, low, high = t_interval(values)
 
     assert mean == 7.0
     assert math.isnan(low)
     assert math.isnan(high)
-    assert all(map(math.isnan, t_interval([])))
+
+
+def test_nothing_known_has_no_mean() -> None:
+    assert all(map(math.isnan, t_interval([NAN])))
 
 
 def test_jain_index() -> None:
@@ -83,29 +87,31 @@ def test_jain_index() -> None:
     assert jain_index([0.0, 0.0]) == 1.0
 
 
-def test_summary_over_two_seeds() -> None:
-    """Goodput 1 and 0: mean 1/2, s = sqrt(1/2), t(0.975, 1) = 12.7062: half 6.3531."""
-    cells = [Cell("jsq", "fcfs", 60.0, None, seed) for seed in (0, 1)]
-    results = [result(cells[0], [1.0], [True], [10]), result(cells[1], [1.0], [False], [10])]
+def test_summary_over_three_seeds() -> None:
+    """Goodput 1, 0 and 0: mean 1/3, s = sqrt(1/3), t(0.975, 2) = 4.302653: half 4.302653 / 3 = 1.434218."""
+    cells = [Cell("jsq", "fcfs", 60.0, None, seed) for seed in (0, 1, 2)]
+    results = [result(cell, [1.0], [cell.seed == 0], [10]) for cell in cells]
     summary = summarise_evaluation(figures_table(results)).set_index("tier")
 
     assert list(summary.index) == ["all", "10"]
     row = summary.loc["all"]
-    assert (row["seeds"], row["n"], row["goodput"], row["on_time"]) == (2, 2, 0.5, 1.0)
-    assert row["goodput_high"] - row["goodput"] == pytest.approx(6.3531, abs=1e-4)
+    assert (row["seeds"], row["n"], row["goodput"], row["on_time"]) == (3, 3, pytest.approx(1 / 3), 1.0)
+    assert row["goodput_high"] - row["goodput"] == pytest.approx(1.434218, abs=1e-6)
     assert (row["on_time_low"], row["on_time_high"]) == (1.0, 1.0)
 
 
 def test_gains_of_schedulers_are_paired_by_seed() -> None:
-    """FCFS 0 and 1/2, EDF 1/2 and 1: always half more, so the interval has no width though the shares differ."""
+    """FCFS 0, 1/2, 0, EDF 1/2, 1, 1/2: always half more, so the interval has no width though the shares differ."""
     late, in_time = 20.0, 5.0
     results = [
         result(Cell("jsq", scheduler, 60.0, None, seed), latencies, [True, True], [10, 10])
         for scheduler, seed, latencies in (
             ("fcfs", 0, [late, late]),
             ("fcfs", 1, [in_time, late]),
+            ("fcfs", 2, [late, late]),
             ("edf", 0, [in_time, late]),
             ("edf", 1, [in_time, in_time]),
+            ("edf", 2, [in_time, late]),
         )
     ]
     gains = scheduler_gains(figures_table(results), "fcfs").set_index("tier").loc["all"]
@@ -114,11 +120,11 @@ def test_gains_of_schedulers_are_paired_by_seed() -> None:
 
 
 def test_gains_of_policies_are_over_the_best_rival_and_paired_by_seed() -> None:
-    """Of two queries with right answers, in time: mine 2 and 1, good 1 and 0, bad 0 and 0. Half more with each seed."""
+    """Of two queries with right answers, in time: mine 2, 1, 1, good 1, 0, 0, bad none. Half more with each seed."""
     late, in_time = 20.0, 5.0
     results = [
         result(Cell(policy, "fcfs", 60.0, None, seed), [late] * (2 - num) + [in_time] * num, [True, True], [10, 10])
-        for policy, counts in (("bad", (0, 0)), ("mine", (2, 1)), ("good", (1, 0)))
+        for policy, counts in (("bad", (0, 0, 0)), ("mine", (2, 1, 1)), ("good", (1, 0, 0)))
         for seed, num in enumerate(counts)
     ]
     figures = over_tiers(figures_table(results))
