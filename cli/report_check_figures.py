@@ -20,10 +20,9 @@ from .report_svg import (
     SERIES,
     STYLE,
     Floats,
-    as_svg,
+    as_html,
     binned,
     distribution,
-    legend,
     log_scale,
     subplots,
 )
@@ -50,12 +49,13 @@ def distributions(check: LogCheck) -> str:
             means = (seconds(figures["mean"]) for figures in (comparison.observed, comparison.predicted))
             axes.set_title("{}\nmean {} observed, {} predicted".format(name, *means))
             axes.set_xlabel(f"{name.lower()} ({unit})")
+            axes.tick_params(labelleft=True)
             _fitting_scale(axes, np.concatenate([observed, predicted]) * scale)
         row[0].set_ylabel("share of requests")
         row[0].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         row[0].set_ylim(0, 1.02)
-        legend(figure, of=2)
-        return as_svg(figure, f"distributions {check.name}", f"Distributions of TTFT, TPOT and E2E of {check.name}")
+        description = f"Distributions of TTFT, TPOT and E2E of {check.name}"
+        return as_html(figure, f"distributions {check.name}", description, in_panels=True)
 
 
 def single_requests(check: LogCheck) -> str:
@@ -80,8 +80,7 @@ def single_requests(check: LogCheck) -> str:
         grid[0][0].set_ylabel("predicted")
         grid[1][0].set_ylabel("relative error")
         grid[2][0].set_ylabel("relative error")
-        legend(figure, of=2)
-        return as_svg(figure, f"requests {check.name}", f"Predicted by observed times of each request of {check.name}")
+        return as_html(figure, f"requests {check.name}", f"Predicted by observed times of each request of {check.name}")
 
 
 def loads_over_time(check: LogCheck) -> str:
@@ -105,8 +104,7 @@ def loads_over_time(check: LogCheck) -> str:
             axes.set_xlim(0, end_s / scale)
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.set_xlabel(f"time ({unit})")
-        legend(figure, of=2)
-        return as_svg(figure, f"loads {check.name}", f"Requests in flight over time of {check.name}")
+        return as_html(figure, f"loads {check.name}", f"Requests in flight over time of {check.name}")
 
 
 def _pair(rows: pd.DataFrame, metric: str) -> tuple[Floats, Floats]:

@@ -22,10 +22,9 @@ from .report_svg import (
     SERIES,
     STYLE,
     Floats,
-    as_svg,
+    as_html,
     binned,
     distribution,
-    legend,
     log_scale,
     subplots,
 )
@@ -61,11 +60,11 @@ def all_conditions(conditions: Sequence[ConditionComparison]) -> str:
                 _share_scales(axes, np.array([_both(each, figure_of) for each in shown]))
             axes.plot(axes.get_xlim(), axes.get_xlim(), color=MUTED, linewidth=0.9, zorder=1)
             axes.set_xlabel("live")
+            axes.set_ylabel("simulated")
         for axes, title in zip(row, ("Mean workflow latency (s)", "On time", "Goodput"), strict=True):
             axes.set_title(title)
-        row[0].set_ylabel("simulated")
-        legend(figure, of=min(6, 1 + len(policies) * len(schedulers)))
-        return as_svg(figure, "all conditions", "Mean latency, on-time share and goodput, simulated by live")
+        description = "Mean latency, on-time share and goodput, simulated by live"
+        return as_html(figure, "all conditions", description, in_panels=True)
 
 
 def distributions(each: ConditionComparison) -> str:
@@ -83,13 +82,14 @@ def distributions(each: ConditionComparison) -> str:
             # Side by side titles must not run into one another.
             axes.set_title("{}, median\n{} live\n{} simulated".format(name, *medians))
             axes.set_xlabel(f"{name.lower()} ({unit})")
+            axes.tick_params(labelleft=True)
             if np.isfinite(axes.dataLim.minposx):
                 log_scale(axes)
         row[0].set_ylabel("share")
         row[0].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         row[0].set_ylim(0, 1.02)
-        legend(figure, of=2)
-        return as_svg(figure, f"distributions {each.name}", f"Distributions of latencies of {each.name}")
+        description = f"Distributions of latencies of {each.name}"
+        return as_html(figure, f"distributions {each.name}", description, in_panels=True)
 
 
 def queues(each: ConditionComparison) -> str:
@@ -114,8 +114,7 @@ def queues(each: ConditionComparison) -> str:
         for axes in grid[-1]:
             axes.set_xlim(0, end_s / scale)
             axes.set_xlabel(f"time since the run began ({unit})")
-        legend(figure, of=2)
-        return as_svg(figure, f"queues {each.name}", f"Running and waiting requests of each server of {each.name}")
+        return as_html(figure, f"queues {each.name}", f"Running and waiting requests of each server of {each.name}")
 
 
 def sources(each: ConditionComparison) -> str:
@@ -124,7 +123,7 @@ def sources(each: ConditionComparison) -> str:
         figure, [[steps, errors]] = subplots(1, 2, 2.5)
         _draw_steps(steps, each)
         _draw_errors(errors, each)
-        return as_svg(figure, f"sources {each.name}", f"Where the difference comes from in {each.name}")
+        return as_html(figure, f"sources {each.name}", f"Where the difference comes from in {each.name}")
 
 
 def errors_by_load(each: ConditionComparison) -> str:
@@ -132,7 +131,7 @@ def errors_by_load(each: ConditionComparison) -> str:
     with rc_context(STYLE):
         figure, [[errors]] = subplots(1, 1, 2.2)
         _draw_errors(errors, each)
-        return as_svg(figure, f"errors {each.name}", f"Errors of calls by load of {each.name}")
+        return as_html(figure, f"errors {each.name}", f"Errors of calls by load of {each.name}")
 
 
 def _draw_steps(axes: Axes, each: ConditionComparison) -> None:
@@ -160,7 +159,6 @@ def _draw_errors(axes: Axes, each: ConditionComparison) -> None:
     for (metric, name), colour, dashes in zip(SHORT.items(), SERIES, DASHES, strict=False):
         errors = [one.relative_error[metric] for one in each.by_load]
         axes.plot(middle, errors, color=colour, linestyle=dashes, marker="o", markersize=3, label=name)
-    axes.legend(ncols=3, fontsize=9, loc="best")
     axes.set_xlabel("calls at the same server at arrival, live")
     axes.set_title("Error of the mean of calls: same decisions, same lengths")
     axes.margins(y=0.25)

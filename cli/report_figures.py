@@ -23,10 +23,9 @@ from .report_svg import (
     STYLE,
     WAITING,
     Floats,
-    as_svg,
+    as_html,
     binned,
     distribution,
-    legend,
     log_scale,
     percent,
     subplots,
@@ -67,8 +66,7 @@ def tier_bars(panels: Panels) -> str:
             axes.set_visible(False)
         for row in grid:
             row[0].set_ylabel("on time")
-        legend(figure, of=len(panels.schedulers))
-        return as_svg(figure, "tiers", "On-time share of each latency budget, for each load and scheduler")
+        return as_html(figure, "tiers", "On-time share of each latency budget, for each load and scheduler")
 
 
 def latency_curves(panels: Panels, budgets_s: Sequence[float] = ()) -> str:
@@ -77,7 +75,7 @@ def latency_curves(panels: Panels, budgets_s: Sequence[float] = ()) -> str:
     ``budgets_s`` are marked among the end-to-end latencies.
     """
     with rc_context(STYLE):
-        figure, grid = subplots(len(panels.loads), len(METRICS), 2.35, sharex="col", sharey="all")
+        figure, grid = subplots(len(panels.loads), len(METRICS), 2.5, sharex="col", sharey="all")
         for row, load in zip(grid, panels.loads, strict=True):
             for axes, (column, (name, _, scale)) in zip(row, METRICS.items(), strict=True):
                 medians = []
@@ -87,6 +85,7 @@ def latency_curves(panels: Panels, budgets_s: Sequence[float] = ()) -> str:
                     median = run.total[f"{column.removesuffix('_s')}_p50_s"]
                     medians.append(f"{run.scheduler} {seconds(median)}")
                 axes.set_title(f"{name}, load {load}\nmedian {', '.join(medians)}")
+                axes.tick_params(labelleft=True, labelbottom=True)
             for budget_s in budgets_s:
                 row[-1].axvline(budget_s, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
         for column_of_axes, (name, unit, _) in zip(zip(*grid, strict=True), METRICS.values(), strict=True):
@@ -99,8 +98,8 @@ def latency_curves(panels: Panels, budgets_s: Sequence[float] = ()) -> str:
             axes.set_ylabel("share of calls")
             axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
             axes.set_ylim(0, 1.02)
-        legend(figure, of=len(panels.schedulers))
-        return as_svg(figure, "latency", "Cumulative distributions of TTFT, TPOT and E2E for each load and scheduler")
+        description = "Cumulative distributions of TTFT, TPOT and E2E for each load and scheduler"
+        return as_html(figure, "latency", description, in_panels=True)
 
 
 def queues(panels: Panels, load: str, servers: Sequence[str]) -> str:
@@ -130,8 +129,7 @@ def queues(panels: Panels, load: str, servers: Sequence[str]) -> str:
         for axes in grid[-1]:
             axes.set_xlim(left=0)
             axes.set_xlabel(f"time since the run began ({unit})" if len(runs) < 3 else f"time ({unit})")
-        legend(figure, of=2)
-        return as_svg(figure, f"queues {load}", f"Queue depth and KV cache usage of each server at load {load}")
+        return as_html(figure, f"queues {load}", f"Queue depth and KV cache usage of each server at load {load}")
 
 
 def cumulative(calls: pd.DataFrame, column: str) -> tuple[Floats, Floats]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import BboxBase
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -62,31 +63,27 @@ METRICS = {
 """Name, unit of its axis, and units in a second."""
 _MAX_CURVE_POINTS = 240
 _MAX_BINS = 160
-_WIDTH = 11.5  # inches at 72 units each: the page's text width
+_WIDTH = 11.5  # inches: the page's text width
+_UNITS = 72  # of an SVG in an inch, as matplotlib writes it
+_MARGIN = 2.0  # units around a panel
 
 
 def subplots(
-    rows: int, columns: int, row_height: float, sharex: Sharing = "none", sharey: Sharing = "none"
+    rows: int,
+    columns: int,
+    row_height: float,
+    sharex: Sharing = "none",
+    sharey: Sharing = "none",
+    *,
+    width: float = 1.0,
 ) -> tuple[Figure, Grid]:
-    """A figure as wide as the page; to be made and written under `STYLE`."""
-    figure = Figure((_WIDTH, 0.55 + rows * row_height), layout="constrained", facecolor="none")
+    """A figure to be made and written under `STYLE`; ``width`` is relative to the page's, ``row_height`` in inches."""
+    size = (width * _WIDTH, 0.25 + rows * row_height)
+    figure = Figure(size, dpi=_UNITS, layout="constrained", facecolor="none")
     grid: Grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).tolist()
     for axes in chain.from_iterable(grid):
         axes.set_facecolor("none")
     return figure, grid
-
-
-LEGEND_COLUMNS = 3
-"""On a narrow screen a figure is scrolled sideways: what its first part does not show of the legend is out of sight."""
-
-
-def legend(figure: Figure, *, of: int) -> None:
-    """Name each colour once, however many panels it is in, unless ``of`` says that there is only one."""
-    if of > 1:
-        pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
-        handles = {label: handle for handle, label in chain.from_iterable(pairs)}
-        columns = min(of, LEGEND_COLUMNS)
-        figure.legend(handles.values(), handles, loc="outside upper left", ncols=columns, fontsize=9, borderaxespad=0)
 
 
 def distribution(values: Floats, num_calls: int) -> tuple[Floats, Floats]:
@@ -127,8 +124,77 @@ def percent(share: float) -> str:
     return f"{percent:.1f}" if 0 < percent < 0.5 or 99.5 <= percent < 100 else f"{percent:.0f}"
 
 
-def as_svg(figure: Figure, salt: str, description: str) -> str:
-    """Write a figure as an ``svg`` element: the same bytes for the same data, colours by the page's variables."""
+def as_html(figure: Figure, salt: str, description: str, *, in_panels: bool = False) -> str:
+    """Write a figure and, if it has several labels, its legend above it; under `STYLE`.
+
+    The same text for the same data; colours are the page's variables.
+
+    Parameters
+    ----------
+    salt
+        Another one for each figure of a page: the names of its parts are made from it.
+    description
+        For those who do not see it.
+    in_panels
+        Each panel as an SVG of its own, so that a narrow page shows them below each other. Their titles must say all.
+    """
+    view_box, text = _drawn(figure, salt)
+    role = f'role="img" aria-label="{escape(description)}"'
+    if in_panels:
+        return f'{_legend(figure, salt)}<div class="panels" {role}>{_panels(figure, text)}</div>'
+    return f"{_legend(figure, salt)}{_svg(view_box, _nameless(text), role)}"
+
+
+def _legend(figure: Figure, salt: str) -> str:
+    """Each label once, however many panels it is in, as a list that breaks where the page ends."""
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    handles = {label: handle for handle, label in chain.from_iterable(pairs)}
+    if len(handles) < 2:
+        return ""
+    entries = []
+    for label, handle in handles.items():
+        swatch = Figure((26 / _UNITS, 12 / _UNITS), facecolor="none")
+        swatch.legend([handle], [""], loc="center", borderpad=0, handletextpad=0, fontsize=9)
+        view_box, text = _drawn(swatch, f"{salt} {label}")
+        svg = _svg(view_box, _nameless(text), 'aria-hidden="true"')
+        entries.append(f"<li>{svg}{escape(label)}</li>")
+    return f'<ul class="legend">{"".join(entries)}</ul>'
+
+
+def _panels(figure: Figure, text: str) -> str:
+    """The drawn panels of a figure, each cut out as wide as its column and as high as its row."""
+    boxes = {_place(axes): _extent(axes) for axes in figure.axes if axes.get_visible()}
+    # matplotlib indents by a blank a level: an SVG holds the figure, and that its axes.
+    drawn = re.findall(r'^  <g id="axes_.*?^  </g>$', text, flags=re.DOTALL | re.MULTILINE)
+    shared = "".join(re.findall(r"^ <defs>.*?^ </defs>$", text, flags=re.DOTALL | re.MULTILINE))
+    svgs = []
+    for (row, column), part in zip(boxes, drawn, strict=True):
+        beside = [box for place, box in boxes.items() if place[0] == row]
+        below = [box for place, box in boxes.items() if place[1] == column]
+        left, right = min(box.x0 for box in below) - _MARGIN, max(box.x1 for box in below) + _MARGIN
+        bottom, top = min(box.y0 for box in beside) - _MARGIN, max(box.y1 for box in beside) + _MARGIN
+        view_box = f'viewBox="{left:.1f} {figure.bbox.height - top:.1f} {right - left:.1f} {top - bottom:.1f}"'
+        content = _nameless(part) if svgs else _nameless(part) + shared
+        svgs.append(_svg(view_box, content, f'style="--units: {right - left:.0f}"'))
+    return "".join(svgs)
+
+
+def _place(axes: Axes) -> tuple[int, int]:
+    """Row and column."""
+    spec = axes.get_subplotspec()
+    assert spec is not None  # `subplots` made it
+    return spec.rowspan.start, spec.colspan.start
+
+
+def _extent(axes: Axes) -> BboxBase:
+    """With all that is written around it."""
+    box = axes.get_tightbbox()
+    assert box is not None  # it is shown
+    return box
+
+
+def _drawn(figure: Figure, salt: str) -> tuple[str, str]:
+    """What matplotlib writes of a figure: ``viewBox="..."``, and what is in the SVG, with the page's colours."""
     buffer = io.StringIO()
     without = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.hashsalt": salt}):
@@ -136,17 +202,21 @@ def as_svg(figure: Figure, salt: str, description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # it is for every element
-    # Names of groups occur in every figure of a page again, and nothing refers to them.
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"-?\d+\.\d+", _short, path[0]), text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     head = re.search(r'viewBox="[^"]*"', text)
     assert head is not None  # matplotlib always writes one
-    opening = (
-        f'<svg {head[0]} xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-label="{escape(description)}">'
-    )
-    return opening + re.sub(r"^<svg[^>]*>", "", text, count=1).strip()
+    return head[0], re.sub(r"^<svg[^>]*>", "", text, count=1).strip().removesuffix("</svg>")
+
+
+def _nameless(text: str) -> str:
+    """Names of groups occur in every figure of a page again, and nothing refers to them."""
+    return re.sub(r'<g id="[^"]*"', "<g", text)
+
+
+def _svg(view_box: str, text: str, more: str) -> str:
+    return f'<svg {view_box} xmlns:xlink="http://www.w3.org/1999/xlink" {more}>{text.strip()}</svg>'
 
 
 def _short(number: re.Match[str]) -> str:

@@ -155,7 +155,7 @@ def test_the_same_runs_give_the_same_bytes() -> None:
 def test_no_colour_is_fixed_where_the_page_has_a_variable() -> None:
     html = render_report(a_comparison(), title="A report")
 
-    figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    figures = re.findall(r"<figure>.*?</figure>", html, flags=re.DOTALL)
     assert len(figures) == 4
     assert all("var(--ink)" in figure for figure in figures)
     assert set(re.findall(r"#[0-9a-f]{6}\b", " ".join(figures))) == set()
@@ -164,7 +164,7 @@ def test_no_colour_is_fixed_where_the_page_has_a_variable() -> None:
 def test_one_run_is_shown_without_a_comparison() -> None:
     page = page_of([view("1 x", "FCFS", calls(0), samples(0))])
 
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("figure") == 3
     assert any(text.startswith("At load 1 x, FCFS finishes ") for text in page.text)
     assert not any("points" in text for text in page.text)
 
@@ -174,7 +174,7 @@ def test_without_deadlines_there_is_no_talk_of_being_on_time() -> None:
 
     page = page_of([view("1 x", scheduler, of_calls, samples(0)) for scheduler in ("FCFS", "EDF")])
 
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("figure") == 2
     assert not shown(page, "Who is on time")
     assert any(
         re.fullmatch(r"At load 1 x a call takes .* s under FCFS, .* s under EDF, in the mean\.", t) for t in page.text
@@ -186,14 +186,14 @@ def test_too_many_budgets_for_a_figure_are_counted() -> None:
 
     page = page_of([view("1 x", "FCFS", of_calls, samples(0))])
 
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("figure") == 2
     assert shown(page, "The calls have 30 different budgets, too many for a figure of tiers.")
 
 
 def test_without_samples_the_queues_are_left_out() -> None:
     page = page_of([view("1 x", "FCFS", calls(0), pd.DataFrame(columns=SAMPLES.names))])
 
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("figure") == 2
     assert shown(page, "The runs have no samples of their queues.")
 
 
@@ -218,14 +218,14 @@ def test_a_run_in_which_all_failed_stands_beside_one_that_went_well() -> None:
 
     page = page_of(runs)
 
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("figure") == 4
     assert shown(page, "median FCFS unknown")
 
 
 def test_a_run_of_nothing_can_be_shown() -> None:
     page = page_of([view("1 x", "FCFS", pd.DataFrame(columns=CALLS.names), pd.DataFrame(columns=SAMPLES.names))])
 
-    assert page.tags.count("svg") == 0
+    assert page.tags.count("figure") == 0
 
 
 def test_calls_of_one_token_have_no_time_per_token() -> None:

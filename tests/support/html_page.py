@@ -60,15 +60,15 @@ def shown(page: Page, text: str) -> bool:
 MEASURE = """
 <script>
 addEventListener("load", () => {
-  const figures = [...document.querySelectorAll("svg")].map(svg => {
-    const box = svg.getBoundingClientRect();
-    const letters = [...svg.querySelectorAll("text")].map(text => {
+  const figures = [...document.querySelectorAll("figure")].map(figure => {
+    const box = figure.getBoundingClientRect();
+    const letters = [...figure.querySelectorAll("text")].map(text => {
       const {a, b} = text.getScreenCTM();
       return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
     });
     return {
-      width: box.width, height: box.height, marks: svg.querySelectorAll("path, text").length,
-      smallest_letters: Math.min(...letters)
+      width: box.width, height: box.height, marks: figure.querySelectorAll("path, text").length,
+      smallest_letters: Math.min(...letters), content_width: figure.scrollWidth
     };
   });
   const root = document.documentElement;
