@@ -73,8 +73,8 @@ StrategyName = Annotated[str, AfterValidator(_known("strategy", STRATEGIES))]
 class Evaluation(Section):
     """An evaluation: every policy under every scheduler at every rate with every seed."""
 
-    name: str = "evaluation"
-    """Stands in the report."""
+    name: str | None = None
+    """Title of the report; by default what is compared."""
     pool: str = "l40s"
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
     policies: Annotated[tuple[PolicyEntry, ...], NotEmpty] = (*POLICIES, "quality-in-time@single", *TRAINED)

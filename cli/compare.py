@@ -11,7 +11,7 @@ from inframind.traces import ConfigError, versions
 
 from .output import check_target, print_json, print_table, progress, write_whole
 from .report_compare import render_comparison
-from .report_compare_tables import CONDITION_HEADS, RANKING_HEADS, condition_cells, ranking_rows, warnings
+from .report_compare_tables import CONDITION_HEADS, RANKING_HEADS, condition_cells, ranking_rows, table_notes, warnings
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -94,6 +94,8 @@ def _about(simulated: Path, live: Sequence[Path], comparison: FoldersComparison)
 def _print(comparison: FoldersComparison) -> None:
     rows = [[each.name or "the runs", *condition_cells(each)] for each in comparison.conditions]
     print_table("simulated beside live", ["condition", *CONDITION_HEADS], rows)
+    for text in table_notes(comparison):
+        print(text)
     ranking = [row for contest in comparison.contests for row in ranking_rows(contest)]
     if ranking:
         print_table("rankings of policies", ["contest", *RANKING_HEADS], ranking)

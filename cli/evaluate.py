@@ -16,6 +16,7 @@ import tomli_w
 
 from inframind.agents import (
     ALL_TIERS,
+    MIN_SEEDS,
     Cell,
     CellResult,
     Evaluation,
@@ -38,6 +39,7 @@ from inframind.workflows import STRATEGIES
 from .arguments import positive_int
 from .file_kinds import check_kind
 from .output import OVERWRITE_HELP, claim_folder, print_json, print_table, progress, write_frame, write_whole
+from .report_cells import FEW_SEEDS, UNROUNDED
 from .report_evaluate import points, render_evaluation
 
 if TYPE_CHECKING:
@@ -45,15 +47,15 @@ if TYPE_CHECKING:
 
 CELLS, CONFIG, SUMMARY, REPORT = MEMBERS = "cells", "config.toml", "summary.csv", "report.html"
 """What an evaluation's folder has; no other command's has the first."""
-MIN_SEEDS = 3
-"""From which on an interval is taken for more than chance: two seeds may agree to the last query."""
 SHOWN = {"goodput": "right and in time", "on_time": "in time"}
 
 
 def add_parser(commands: "Commands") -> None:
     """Declare ``evaluate``."""
     parser = commands.add_parser("evaluate", help="compare policies, schedulers and loads on simulated workflows")
-    parser.add_argument("evaluation", type=Path, metavar="EXPERIMENT.toml")
+    parser.add_argument(
+        "evaluation", type=Path, metavar="EXPERIMENT.toml", help="what to compare: the keys of docs/evaluation.md"
+    )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write, or to go on with"
     )
@@ -89,7 +91,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print_json({**records, "out": str(args.out)})
         return 0
     _print_summary(summary)
-    _print_gains(gains, len(evaluation.seeds))
+    _print_gains(gains)
+    if len(evaluation.seeds) < MIN_SEEDS:
+        print(FEW_SEEDS)
     print(f"summary: {args.out / SUMMARY}\nreport: {args.out / REPORT}")
     return 0
 
@@ -232,7 +236,7 @@ def _share(row: Mapping[Any, Any], figure: str) -> str:
     return f"{100 * row[figure]:.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
 
 
-def _print_gains(gains: pd.DataFrame, num_seeds: int) -> None:
+def _print_gains(gains: pd.DataFrame) -> None:
     """Trained policies beside the best rule, in points, and what that comes to."""
     if gains.empty:
         return
@@ -242,9 +246,11 @@ def _print_gains(gains: pd.DataFrame, num_seeds: int) -> None:
         for (policy, scheduler), group in gains.groupby(["policy", "scheduler"], sort=False)
     ]
     print_table("goodput less that of the best rule, points (by queries/min)", ["policy", *rates], rows)
+    print(UNROUNDED)
     for policy, group in gains.groupby("policy", sort=False):
         above, below = (group["gain"] > 0).sum(), (group["gain"] < 0).sum()
-        surely = f"beyond chance (95 %) in {(group['gain_low'] > 0).sum()} and {(group['gain_high'] < 0).sum()}"
-        if num_seeds < MIN_SEEDS:
-            surely = f"{num_seeds} seeds are too few to say whether by chance" if num_seeds > 1 else "of one seed"
-        print(f"{policy}: above the best rule in {above} of {len(group)} comparisons, below it in {below}; {surely}")
+        told = f"{policy}: above the best rule in {above} of {len(group)} comparisons, below it in {below}"
+        if group["gain_low"].notna().any():
+            surely_above, surely_below = (group["gain_low"] > 0).sum(), (group["gain_high"] < 0).sum()
+            told += f"; beyond chance (95 %) in {surely_above} and {surely_below}"
+        print(told)

@@ -1,10 +1,15 @@
-"""Numbers as the tables of a report show them."""
+"""Numbers as the tables of a report show them, and what is said of them."""
 
 from typing import Any
 
 import pandas as pd
 
+from inframind.agents import MIN_SEEDS
+
 UNKNOWN = "\N{EN DASH}"
+FEW_SEEDS = f"No intervals (\N{PLUS-MINUS SIGN}) over fewer than {MIN_SEEDS} seeds: two may agree by chance."
+"""What stands where they are missing."""
+UNROUNDED = "Differences are of unrounded figures: beside rounded ones they may look off by 0.1."
 
 
 def cell(value: Any, kind: str) -> str:

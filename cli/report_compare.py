@@ -28,6 +28,7 @@ from .report_compare_tables import (
     server_row,
     sign_row,
     step_rows,
+    table_notes,
     tier_row,
     warnings,
 )
@@ -57,6 +58,7 @@ def render_comparison(comparison: FoldersComparison, *, title: str, about: Mappi
         findings=headlines(comparison),
         warnings=warnings(comparison),
         notes=comparison.notes,
+        table_notes=table_notes(comparison),
         overview=Markup(all_conditions(of_workflows)) if len(of_workflows) > 1 else None,
         heads={
             "condition": CONDITION_HEADS,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from inframind.agents import MIN_SEEDS
 from inframind.calibration import (
     STATISTICS,
     ConditionComparison,
@@ -20,7 +21,7 @@ from inframind.calibration import (
     figure_name,
 )
 
-from .report_cells import UNKNOWN, cell
+from .report_cells import FEW_SEEDS, UNKNOWN, UNROUNDED, cell
 from .report_check_tables import SHORT, error_cell, time_cell
 
 MINUS = "\N{MINUS SIGN}"
@@ -217,6 +218,12 @@ def warnings(comparison: FoldersComparison) -> list[str]:
         for each in comparison.conditions
         for line in each.warnings
     ]
+
+
+def table_notes(comparison: FoldersComparison) -> list[str]:
+    """What stands beneath the tables of conditions."""
+    has_few = any(len(each.pairs) < MIN_SEEDS for each in comparison.conditions)
+    return [FEW_SEEDS, UNROUNDED] if has_few else [UNROUNDED]
 
 
 def points_cell(difference: float) -> str:

@@ -10,6 +10,7 @@ from inframind.agents import (
     ALL_TIERS,
     BOUND,
     FIGURES,
+    MIN_SEEDS,
     CellResult,
     Evaluation,
     over_tiers,
@@ -18,7 +19,7 @@ from inframind.agents import (
 )
 from inframind.traces import versions
 
-from .report_cells import cell
+from .report_cells import FEW_SEEDS, UNROUNDED, cell
 from .report_evaluate_figures import chosen_servers, latency_by_tier, queues_over_time, shares_by_load
 from .report_page import render_page
 
@@ -66,9 +67,13 @@ def render_evaluation(
     tiers = sorted(set(summary["tier"]) - {ALL_TIERS}, key=float)
     at_top = [r for r in results if r.cell.rate_per_min == top and r.cell.seed == evaluation.seeds[0]]
     one_tier = [r for r in at_top if r.cell.tier_s == at_top[0].cell.tier_s]
+    num_seeds, has_one_rate = len(evaluation.seeds), len(evaluation.rates_per_min) == 1
+    drawn = "whiskers are" if has_one_rate else "band is"
+    of_means = f"The {drawn} the 95 % interval of the mean over {num_seeds} seeds."
+    of_differences = "\N{PLUS-MINUS SIGN}: half of the 95 % interval of the difference, seed by seed."
     return render_page(
         "evaluate.html.j2",
-        title=evaluation.name,
+        title=evaluation.name or _title(evaluation),
         about=_about(evaluation),
         findings=[_finding(shown, rate) for rate in evaluation.rates_per_min],
         goodput=Markup(shares_by_load(shown, "goodput", best["goodput"], "Goodput of each policy against load")),
@@ -85,9 +90,20 @@ def render_evaluation(
         top=f"{top:g}",
         heads=[head for head, _ in _COLUMNS.values()],
         rows=_rows(shown[shown["rate_per_min"] == top]),
-        meanings=FIGURES,
-        num_seeds=len(evaluation.seeds),
+        meanings=[(head, name, FIGURES[name]) for name, (head, _) in _COLUMNS.items()],
+        against="at one load" if has_one_rate else "against load",
+        of_means=FEW_SEEDS if num_seeds < MIN_SEEDS else of_means,
+        of_differences=FEW_SEEDS if num_seeds < MIN_SEEDS else of_differences,
+        unrounded=UNROUNDED,
     )
+
+
+def _title(evaluation: Evaluation) -> str:
+    """What is compared, where the file has no name for it."""
+    policies, rates = evaluation.labels, evaluation.rates_per_min
+    who = policies[0] if len(policies) == 1 else f"{len(policies)} policies"
+    load = f"{rates[0]:g}" if len(rates) == 1 else f"{min(rates):g} to {max(rates):g}"
+    return f"{who} on {evaluation.pool} at {load} queries a minute"
 
 
 def _about(evaluation: Evaluation) -> dict[str, str]:

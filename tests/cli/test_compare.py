@@ -15,6 +15,7 @@ from html_page import Page, in_browser, shown
 
 from inframind.calibration import compare_folders
 from inframind.cli import main, report_compare
+from inframind.cli.report_cells import FEW_SEEDS, UNROUNDED
 from inframind.cli.report_compare import render_comparison
 from inframind.sim import PoolSection, simulate_calls
 from inframind.traces import read_requests, summarise, write_run
@@ -62,6 +63,9 @@ def test_folders_of_runs_become_a_page_and_its_numbers(
     assert "jsq, FCFS, 24/min" in printed
     assert f"report: {tmp_path / 'out.html'}" in printed
     assert all(line in printed for line in document["headlines"])
+    assert FEW_SEEDS in printed
+    assert UNROUNDED in printed
+    assert "±" not in printed.replace(FEW_SEEDS, "")
     assert re.search(
         r"Mean workflow latency: simulated .* too low \(\w+, FCFS, 24/min\), the worst of 2 conditions; ", printed
     )
@@ -146,19 +150,39 @@ def test_runs_of_single_calls_can_be_compared_too(tmp_path: Path, capsys: pytest
     (each,) = json.loads((tmp_path / "out.json").read_text())["conditions"]
     assert (each["workflow_latency"], each["tiers"], each["decisions"], each["sources"]) == (None, [], None, None)
     assert [one["relative_error"]["tpot_s"] for one in each["errors_by_load"]] == [pytest.approx(-0.5)]
-    assert Page((tmp_path / "out.html").read_text()).tags.count("svg") == 3
+    assert Page((tmp_path / "out.html").read_text()).tags.count("figure") == 3
 
 
 def test_the_page_says_what_the_numbers_say(runs: Path, html: str) -> None:
     page = Page(html)
 
     assert {"A comparison", "All conditions", "Rankings of policies", "jsq, FCFS, 24/min"} <= set(page.text)
-    assert page.tags.count("svg") == 1 + 2 * 3
+    assert page.tags.count("figure") == 1 + 2 * 3
     assert shown(page, "+ simulated servers in place of the real ones")
     assert shown(page, "Decisions about the same query")
     assert shown(page, "live again, all calls")
     assert shown(page, "Age of a server's gauges when a call was sent there")
     assert shown(page, "The four changes add up to the whole difference")
+
+
+def test_the_page_has_no_interval_of_two_seeds_and_says_why(html: str) -> None:
+    text = " ".join(Page(html).text)
+
+    assert FEW_SEEDS in text
+    assert UNROUNDED in text
+    assert re.findall(r"± ?[\d.]+", text) == []
+
+
+def test_three_seeds_have_intervals(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        write(tmp_path / f"sim/{seed}", seed=seed, num=12)
+        write(tmp_path / f"live/{seed}", seed=seed, num=12, step_s=0.15, live=True)
+
+    html = render_comparison(compare_folders(tmp_path / "sim", [tmp_path / "live"]), title="", about={})
+
+    text = " ".join(Page(html).text)
+    assert FEW_SEEDS not in text
+    assert re.findall(r"± ?[\d.]+", text)
 
 
 def test_the_page_loads_nothing_and_its_references_lead_somewhere(html: str) -> None:
@@ -168,7 +192,7 @@ def test_the_page_loads_nothing_and_its_references_lead_somewhere(html: str) -> 
     assert all(target.startswith("#") and target[1:] in page.ids for target in page.targets)
     assert len(set(page.ids)) == len(page.ids)
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
-    figures = " ".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    figures = " ".join(re.findall(r"<figure>.*?</figure>", html, flags=re.DOTALL))
     assert set(re.findall(r"#[0-9a-f]{6}\b", figures)) == set()
 
 
@@ -177,7 +201,7 @@ def test_only_the_first_conditions_are_drawn(runs: Path, monkeypatch: pytest.Mon
 
     page = Page(render_comparison(compare_folders(runs / "sim", [runs / "live"]), title="", about={}))
 
-    assert page.tags.count("svg") == 1 + 3
+    assert page.tags.count("figure") == 1 + 3
     assert shown(page, "Only the first 1 conditions have figures.")
 
 
@@ -188,7 +212,7 @@ def test_a_browser_shows_every_figure_and_no_error(html: str, tmp_path: Path, wi
     assert seen["errors"] == []
     assert len(seen["figures"]) == 7
     for figure in seen["figures"]:
-        assert figure["width"] >= 700
+        assert figure["width"] > 300
         assert figure["height"] >= 100
         assert figure["marks"] > 20
         assert figure["smallest_letters"] > 10

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from html_page import Page, in_browser, shown
 
-from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, World, load_evaluation, policies
+from inframind.agents import FIGURES, POLICIES, SCHEDULERS, Evaluation, World, load_evaluation, policies, t_interval
 from inframind.cli import main
-from inframind.cli.report_evaluate import _finding
+from inframind.cli.report_cells import FEW_SEEDS, UNROUNDED
+from inframind.cli.report_evaluate import _finding, _title
+from inframind.cli.report_evaluate_figures import shares_by_load
 from inframind.sim.outcomes import OutcomeModel
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +69,33 @@ def test_the_report_is_a_page_that_loads_nothing(small: Path) -> None:
     page = Page((small / "report.html").read_text(encoding="utf-8"))
 
     assert all(target.startswith("#") for target in page.targets)
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("figure") == 6
     for heading in ("Goodput against load", "On time against load", "Schedulers", "Queue depth over time"):
         assert shown(page, heading)
-    assert shown(page, "95 % interval of the mean over 2 seeds")
+    assert not shown(page, "one load")
+
+
+def test_two_seeds_have_no_intervals_and_a_line_says_why(small: Path) -> None:
+    """Two that agree would have one of ± 0.0."""
+    page = Page((small / "report.html").read_text(encoding="utf-8"))
+
+    assert shown(page, FEW_SEEDS)
+    assert "±" not in " ".join(page.text).replace(FEW_SEEDS, "")
+    assert not shown(page, "95 % interval of")
+
+
+def test_each_figure_is_explained_by_the_name_that_the_table_has(small: Path) -> None:
+    """With that of the column in summary.csv behind it."""
+    page = Page((small / "report.html").read_text(encoding="utf-8"))
+
+    for line in ("On time on_time share answered", "Latency mean (s) latency_mean_s from", "Busy utilisation share of"):
+        assert shown(page, line), line
+    text = " ".join(page.text)
+    assert all(f" {name} {meaning}" in text for name, meaning in FIGURES.items())
+
+
+def test_differences_are_said_to_be_unrounded(small: Path) -> None:
+    assert shown(Page((small / "report.html").read_text(encoding="utf-8")), UNROUNDED)
 
 
 @pytest.mark.parametrize("width", [1280, 420])
@@ -82,6 +107,8 @@ def test_the_report_fits_the_screen(small: Path, tmp_path: Path, width: int) -> 
     assert len(seen["figures"]) == 6
     assert all(figure["marks"] > 20 for figure in seen["figures"])
     assert all(figure["smallest_letters"] > 10 for figure in seen["figures"])
+    # None has to be scrolled, its legend neither.
+    assert all(figure["content_width"] <= figure["width"] + 1 for figure in seen["figures"])
 
 
 def test_going_on_equals_never_stopping(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +125,8 @@ def test_going_on_equals_never_stopping(small: Path, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert "FCFS, right and in time, %" in printed
     assert "EDF, in time, %" in printed
+    assert FEW_SEEDS in printed
+    assert "±" not in printed.replace(FEW_SEEDS, "")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     columns = [name for name in pd.read_csv(small / "summary.csv").columns if "decisions_per_s" not in name]
     again, unbroken = (pd.read_csv(folder / "summary.csv")[columns] for folder in (out, small))
@@ -206,7 +235,7 @@ def test_two_servers_of_one_name_are_refused(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_single_tiers_in_steady_state_with_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each tier has runs of its own, and there is no row of all; one seed has no interval."""
+    """Each tier has runs of its own, and there is no row of all; one seed has no interval; one load has rows."""
     values = [
         *("single_tier=true", "budgets.tiers_s=[10, 50]", 'protocol="steady-state"', "warm_up_queries=5"),
         *('policies=["jsq"]', "rates_per_min=[20]", "seeds=[0]"),
@@ -219,7 +248,32 @@ def test_single_tiers_in_steady_state_with_one_seed(tmp_path: Path, capsys: pyte
         *(("fcfs", "10", 25), ("edf", "10", 25), ("fcfs", "50", 25), ("edf", "50", 25)),
     ]
     assert all(row["goodput_low"] is None and row["utilisation"] > 0 for row in rows)
-    assert "One seed: there is no interval." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert shown(page, FEW_SEEDS)
+    assert shown(page, "Goodput at one load")
+    assert page.tags.count("figure") == 6
+
+
+def test_at_one_load_the_policies_stand_below_each_other_with_their_shares() -> None:
+    """A line over loads would be a dot."""
+    rows = [
+        (policy, scheduler, 20.0, *t_interval([share - 0.01, share, share + 0.01]))
+        for policy, scheduler, share in (("jsq", "fcfs", 0.5), ("jsq", "edf", 0.512), ("clairvoyant", "edf", 0.9))
+    ]
+    columns = ["policy", "scheduler", "rate_per_min", "goodput", "goodput_low", "goodput_high"]
+    summary = pd.DataFrame(rows, columns=columns)
+
+    page = Page(shares_by_load(summary, "goodput", pd.Series({20.0: 0.512}), "goodput"))
+
+    assert {"jsq", "clairvoyant", "50.0", "51.2", "90.0", "FCFS", "EDF"} <= set(page.text)
+
+
+def test_a_report_without_a_name_says_what_is_compared() -> None:
+    one = Evaluation(policies=("jsq",), rates_per_min=(20.0,))
+    many = Evaluation(policies=("jsq", "random"), rates_per_min=(200.0, 20.0))
+
+    assert _title(one) == "jsq on l40s at 20 queries a minute"
+    assert _title(many) == "2 policies on l40s at 20 to 200 queries a minute"
 
 
 def test_the_shipped_example_loads() -> None:
@@ -267,7 +321,8 @@ def test_a_policy_trained_anew_is_another_one(
     printed = capsys.readouterr().out
     assert "goodput less that of the best rule" in printed
     # It decides as its rival does.
-    assert "mine: above the best rule in 0 of 2 comparisons, below it in 0; 2 seeds are too few to say" in printed
+    assert "mine: above the best rule in 0 of 2 comparisons, below it in 0\n" in printed
+    assert UNROUNDED in printed
 
     (tmp_path / "mine" / "policy.json").write_text('{"new": 1}')
     assert evaluate(path, tmp_path / "out", *words) == 2
@@ -275,7 +330,7 @@ def test_a_policy_trained_anew_is_another_one(
     assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["policy"]) == {"mine", "jsq"}
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert shown(page, "Trained policies beside the best rule")
-    assert shown(page, "+0.0 ± 0.0 over jsq")
+    assert shown(page, "+0.0 over jsq")
 
 
 def test_who_is_level_with_the_best_is_named_too() -> None:
