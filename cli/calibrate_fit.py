@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit, write the server file, say how good it is and what it rests on."""
     asked = load_server_to_fit(args.server)
     for path in (args.server, *args.requests):
-        check_target(args.out, path)
+        check_target(args.out, path, (".toml",))
     for path in args.requests:
         if args.requests.count(path) > 1:
             raise ConfigError(path, ["this request log is named twice"])

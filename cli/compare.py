@@ -69,10 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, folders: Sequence[Path]) -> Path:
     """Find out before long work that the report could not be written; return where its numbers go."""
-    if out.suffix != ".html":
-        raise ConfigError(out, ["name a file that ends in .html"])
     for folder in folders:
-        check_target(out, folder)
+        check_target(out, folder, (".html",))
     if (out.parent / "calls.parquet").exists():
         raise ConfigError(out, ["lies in a run folder, which has a report.html of its own; name another place"])
     return out.with_suffix(".json")

@@ -89,20 +89,31 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2))
 
 
-def check_target(path: Path, source: Path) -> None:
+TABLE_KINDS = (".csv", ".parquet")
+"""What `write_frame` writes, by the ends of their names."""
+
+
+def check_target(path: Path, source: Path, kinds: tuple[str, ...]) -> None:
     """Find out before long work that its result could not be written, or would replace what it was made from.
+
+    Parameters
+    ----------
+    kinds
+        With one of these its name must end: it says what is written.
 
     Raises
     ------
     ConfigError
-        If so.
+        If so, or if its name ends otherwise.
     """
     if path.is_dir():
         raise ConfigError(path, ["is a folder; name a file"])
     if not path.parent.is_dir():
         raise ConfigError(path, [f"there is no folder {path.parent}"])
-    if path.exists() and path.samefile(source):
+    if path.exists() and source.exists() and path.samefile(source):
         raise ConfigError(path, ["is the input itself; name another file"])
+    if not path.name.endswith(kinds):
+        raise ConfigError(path, [f"name a file that ends in {' or '.join(kinds)}"])
 
 
 OVERWRITE_HELP = "begin anew in a folder that has results: they are removed first"
@@ -177,7 +188,7 @@ def write_whole(path: Path, text: str | bytes) -> None:
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table as CSV, or as Parquet where the name says so, whole or not at all."""
+    """Write a table as its name says, one of `TABLE_KINDS`, whole or not at all."""
     if path.suffix == ".parquet":
         write_whole(path, frame.to_parquet(index=False))
     else:

@@ -24,7 +24,7 @@ from inframind.sim import (
 from inframind.traces import ConfigError, Format, RequestLog, load_json, read_log
 
 from .arguments import positive_int
-from .output import check_target, number, print_json, print_table, progress, write_frame, write_whole
+from .output import TABLE_KINDS, check_target, number, print_json, print_table, progress, write_frame, write_whole
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -46,7 +46,7 @@ def add_parser(commands: "Commands") -> None:
         metavar="S.toml",
         help="server file, or POOL/NAME of a shipped pool, as h200/llama-8b",
     )
-    replay.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.csv", help="CSV or .parquet to write")
+    replay.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.csv", help="table to write; .parquet too")
     replay.add_argument("--format", choices=FORMATS, default="auto", help="default: seen from the file")
     replay.add_argument("--json", action="store_true", help="print JSON, no table")
     replay.set_defaults(run=run_replay)
@@ -72,8 +72,8 @@ def add_parser(commands: "Commands") -> None:
 
 def run_replay(args: argparse.Namespace) -> int:
     """Write the input rows with ``sim_ttft_s`` and ``sim_e2e_s``; print both beside what was measured."""
+    check_target(args.out, args.requests, TABLE_KINDS)
     server = load_server(args.server)
-    check_target(args.out, args.requests)
     log = read_log(args.requests, fmt=args.format, max_model_len=server.scheduler.max_model_len)
     requests = log.requests
     with progress("replaying", len(requests)) as on_progress:
@@ -120,7 +120,7 @@ def run_replay(args: argparse.Namespace) -> int:
 
 def run_schedule(args: argparse.Namespace) -> int:
     """Write the same document with our own ``steps`` and ``finished``."""
-    check_target(args.out, args.workload)
+    check_target(args.out, args.workload, (".json", ".json.gz"))
     workload = load_json(args.workload, WorkloadFile)
     asked = workload.model_dump()
     try:

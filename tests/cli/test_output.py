@@ -50,15 +50,18 @@ def test_a_narrow_terminal_gets_the_same_figures_in_parts(
 
 
 def test_a_target_is_checked_before_the_work(tmp_path: Path) -> None:
-    """A folder, a missing folder, and the input itself are refused; a new file is not."""
+    """A folder, a missing folder, the input itself and other kinds of files are refused; a new file is not."""
     source = tmp_path / "in.csv"
     source.write_text("x")
 
-    check_target(tmp_path / "out.csv", source)
+    check_target(tmp_path / "out.csv", source, (".csv", ".parquet"))
+    check_target(source, tmp_path / "none.csv", (".csv",))  # that the input is missing is told by who reads it
     for target, rule in [
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "out.csv", "there is no folder"),
         (source, "is the input itself"),
+        (tmp_path / "out.txt", r"name a file that ends in \.csv or \.parquet"),
+        (tmp_path / "out.csv.gz", r"name a file that ends in \.csv or \.parquet"),
     ]:
         with pytest.raises(ConfigError, match=rule):
-            check_target(target, source)
+            check_target(target, source, (".csv", ".parquet"))

@@ -97,6 +97,15 @@ def test_replay_writes_parquet_where_the_name_says_so(tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / "out.parquet")["output_tokens"].tolist() == [5, 1, 8]
 
 
+def test_replay_refuses_a_file_that_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before it reads anything: there is neither a log nor a server."""
+    command = ["sim", "replay", str(tmp_path / "none.csv"), "--server", "none.toml", "-o", str(tmp_path / "out.txt")]
+
+    assert main(command) == 2
+    told = f"error: {tmp_path / 'out.txt'}: 1 problem\n  name a file that ends in .csv or .parquet\n"
+    assert capsys.readouterr().err == told
+
+
 def test_replay_says_what_was_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second request finds the queue full; its row stays, without times."""
     (tmp_path / "server.toml").write_text(SERVER)
@@ -160,10 +169,10 @@ def test_scheduling_reads_only_the_question(tmp_path: Path) -> None:
     (tmp_path / "bare.json").write_text(json.dumps(asked))
     (tmp_path / "wrong.json").write_text(json.dumps(asked | {"steps": [[1]], "finished": {"r": []}}))
     for name in ("bare", "wrong"):
-        assert main(["sim", "schedule", str(tmp_path / f"{name}.json"), "-o", str(tmp_path / f"{name}.out")]) == 0
+        assert main(["sim", "schedule", str(tmp_path / f"{name}.json"), "-o", str(tmp_path / f"{name}-out.json")]) == 0
 
-    bare = json.loads((tmp_path / "bare.out").read_text())
-    assert bare == json.loads((tmp_path / "wrong.out").read_text())
+    bare = json.loads((tmp_path / "bare-out.json").read_text())
+    assert bare == json.loads((tmp_path / "wrong-out.json").read_text())
     assert [step[3:] for step in bare["steps"]] == [step[3:] for step in document["steps"]]
 
 
