@@ -47,7 +47,11 @@ def add_parser(commands: "Commands") -> None:
         "--urls", type=Path, metavar="FILE", help="urls.toml of a running `inframind live up`: nothing is started"
     )
     parser.add_argument(
-        "--timeout", type=positive_int, default=600, metavar="S", help="wait so long for a call's next token (600)"
+        "--timeout",
+        type=positive_int,
+        default=600,
+        metavar="S",
+        help="wait so long for a call's next token (default 600)",
     )
     add_pool_arguments(parser)
     parser.add_argument(

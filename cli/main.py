@@ -18,7 +18,8 @@ COMMANDS = (simulate, evaluate, train, live, sim, calibrate, compare, demo, benc
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="inframind", description="Simulate a pool of vLLM servers that decides exactly as vLLM does."
+        prog="inframind",
+        description="Multi-agent LLM workflows with latency budgets on vLLM servers: simulated, trained, live.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('inframind-router')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def add_parser(commands: "Commands") -> None:
     """Declare ``train``."""
     parser = commands.add_parser("train", help="train planner and executor on a simulated pool")
-    parser.add_argument("training", type=Path, metavar="EXPERIMENT.toml")
+    parser.add_argument(
+        "training", type=Path, metavar="EXPERIMENT.toml", help="what to train: the keys of docs/training.md"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN", help="folder to write")
     old = parser.add_mutually_exclusive_group()
     old.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")

@@ -108,7 +108,8 @@ def add_cell_arguments(parser: argparse._ActionsContainer) -> None:
         "folder below that of -o",
     )
     for name, kind, metavar in (("scheduler", str, "NAME"), ("rate", positive_number, "PER_MIN"), ("seed", int, "N")):
-        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help="default: the file's first, or --all")
+        told = f"only this {name}; default: the file's first, with --all each"
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=told)
     parser.add_argument(
         "--time-scale",
         type=positive_number,
