@@ -108,11 +108,8 @@ def print_workflows(workflows: pd.DataFrame) -> None:
 
 def print_cells(ended: Sequence[tuple[Cell, pd.DataFrame]]) -> None:
     """A row for each cell, of its workflows."""
-    rows = [
-        [f"{cell.policy}, {cell.scheduler}", f"{cell.rate_per_min:g}", _tier(cell), str(cell.seed), *_cells(workflows)]
-        for cell, workflows in ended
-    ]
-    print_table("workflows", ["policy", "rate/min", "budget", "seed", *_COLUMNS], rows)
+    rows = [[_label(cell), *_cells(workflows)] for cell, workflows in ended]
+    print_table("workflows", ["run", *_COLUMNS], rows)
 
 
 _COLUMNS = ("queries", "answered", "on time", "right", "goodput", "latency\nmean s", "latency\np99 s")
@@ -128,8 +125,10 @@ def _cells(workflows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _tier(cell: Cell) -> str:
-    return "mixed" if cell.tier_s is None else f"{cell.tier_s:g} s"
+def _label(cell: Cell) -> str:
+    """All of it in one column: a table that is wider than the terminal goes on below with the first one only."""
+    tier = "" if cell.tier_s is None else f", budget {cell.tier_s:g} s"
+    return f"{cell.policy}, {cell.scheduler}, {cell.rate_per_min:g}/min{tier}, seed {cell.seed}"
 
 
 def _finite(value: float) -> float | None:

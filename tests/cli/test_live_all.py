@@ -48,7 +48,7 @@ def test_all_runs_of_a_file_come_one_after_the_other_on_one_pool_and_compare_mat
     told = capsys.readouterr()
     simulated = ["simulate", str(tmp_path / "experiment.toml"), "--all", *QUICK, "-o", str(tmp_path / "sim")]
     assert main(simulated) == 0
-    assert "jsq, edf" in capsys.readouterr().out
+    assert "jsq, edf, 1200/min, seed 4" in capsys.readouterr().out
     report = tmp_path / "report.html"
     assert main(["compare", str(tmp_path / "sim"), str(tmp_path / "live"), "-o", str(report), "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)
