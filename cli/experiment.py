@@ -14,8 +14,8 @@ Scheduler = Literal["fcfs", "edf"]
 class Experiment(Section):
     """An experiment on single calls: one run for each load and scheduler, on common random numbers."""
 
-    name: str = "experiment"
-    """Stands in the report."""
+    name: str | None = None
+    """Title of the report; by default what was run."""
     pool: str = "h200"
     """A shipped pool, or a pool file; a relative path starts at this file's folder."""
     seed: int = 0

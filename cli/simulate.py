@@ -5,7 +5,7 @@ With ``--policy`` or ``--all`` the file is one of `inframind evaluate`, and its 
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -64,7 +64,9 @@ class Result:
 def add_parser(commands: "Commands") -> None:
     """Declare ``simulate``."""
     parser = commands.add_parser("simulate", help="serve a trace or a synthetic load on a simulated pool")
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.toml")
+    parser.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT.toml", help="what to simulate: the keys of docs/files.md"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="RUN", help="folder to write (default runs/EXPERIMENT)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, as workload.num=1000"
@@ -92,10 +94,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     if args.json:
         print_results_json(results, out)
         return 0
-    for result in results:
-        print_servers(result)
-    print_tiers(results)
-    print(f"runs: {out}\nreport: {out / REPORT}")
+    print_runs(results, out)
     return 0
 
 
@@ -232,7 +231,7 @@ def _write_report(path: Path, experiment: Experiment, results: list[Result]) -> 
             )
             for r in results
         ],
-        title=f"{experiment.name}: single calls on a simulated pool",
+        title=_title(experiment),
         about={
             "Pool": experiment.pool,
             "Workload": str(workload.path)
@@ -244,6 +243,15 @@ def _write_report(path: Path, experiment: Experiment, results: list[Result]) -> 
             "Software": f"inframind-router {about['packages'].get('inframind-router', '')}, Python {about['python']}",
         },
     )
+
+
+def _title(experiment: Experiment) -> str:
+    """The name, or what was run."""
+    if experiment.name is not None:
+        return f"{experiment.name}: single calls on a simulated pool"
+    schedulers = " and ".join(scheduler.upper() for scheduler in experiment.schedulers)
+    loads = ", ".join(f"{load:g}" for load in experiment.loads)
+    return f"Single calls on {experiment.pool} under {schedulers}, load {loads}"
 
 
 def print_results_json(results: list[Result], out: Path) -> None:
@@ -258,34 +266,38 @@ def print_results_json(results: list[Result], out: Path) -> None:
     print_json({"runs": runs, "out": str(out)})
 
 
-def print_servers(result: Result) -> None:
-    """A row for each server, and the total."""
-    rows = [_summary_cells(str(row["server"]), row) for _, row in result.summary.iterrows()]
-    print_table(f"{result.variant.label} (TTFT and E2E in s, TPOT in ms)", ["server", *_FIGURES], rows)
+def print_runs(results: Sequence[Result], out: Path) -> None:
+    """The key figures: a row for each run, or of a single one for each server."""
+    if len(results) == 1:
+        (result,) = results
+        title, head = result.variant.label, "server"
+        rows = [_figures_cells(str(row["server"]), row) for _, row in result.summary.iterrows()]
+    else:
+        title, head = "all servers together", "run"
+        rows = [_figures_cells(result.variant.label, result.summary.iloc[-1]) for result in results]
+    print_table(f"{title} (TTFT and E2E in s)", [head, *_FIGURES], rows)
+    for result in results:
+        if failed := result.summary["failed"].iloc[-1]:
+            print(f"{result.variant.label}: {failed:,} calls failed")
+    _print_tiers(results)
+    print(f"runs: {out}\nall figures: {out / 'summary.csv'}\nreport: {out / REPORT}")
 
 
-_FIGURES = (
-    *("calls", "failed"),
-    *(f"{name}\n{figure}" for name in ("TTFT", "TPOT", "E2E") for figure in ("mean", "p50", "p90", "p99")),
-    *("busy", "preempted"),
-)
+_FIGURES = ("calls", *(f"{name}\n{figure}" for name in ("TTFT", "E2E") for figure in ("mean", "p99")), "busy")
+"""So few that they fit into 80 columns; ``summary.csv`` has all."""
 
 
-def _summary_cells(name: str, row: "pd.Series[float]") -> list[str]:
-    figures = ("mean", "p50", "p90", "p99")
+def _figures_cells(name: str, row: "pd.Series[float]") -> list[str]:
     return [
         name,
         f"{row['requests']:,}",
-        f"{row['failed']:,}",
-        *(number(row[f"ttft_{figure}_s"], 2) for figure in figures),
-        *(number(1000 * row[f"tpot_{figure}_s"], 1) for figure in figures),
-        *(number(row[f"e2e_{figure}_s"], 1) for figure in figures),
+        *(number(row[f"ttft_{figure}_s"], 2) for figure in ("mean", "p99")),
+        *(number(row[f"e2e_{figure}_s"], 1) for figure in ("mean", "p99")),
         f"{row['utilisation']:.0%}",
-        f"{row['num_preemptions']:,}",
     ]
 
 
-def print_tiers(results: list[Result]) -> None:
+def _print_tiers(results: Sequence[Result]) -> None:
     """On-time shares by budget, a row for each run."""
     tiers = [by_tier(result.calls).set_index("budget_s")["on_time"] for result in results]
     budgets = sorted({budget for tier in tiers for budget in tier.index})

@@ -1,6 +1,7 @@
 """``inframind simulate``: what it writes, what it prints, and what it says of mistakes."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +86,44 @@ def test_two_schedulers_are_two_run_folders_on_the_same_requests(
     assert summary[summary["server"] == "total"]["requests"].tolist() == [60, 60]
     printed = capsys.readouterr().out
     assert printed.count("on time, by latency budget") == 1
-    assert printed.endswith(f"runs: {out}\nreport: {out / 'report.html'}\n")
+    assert printed.endswith(f"report: {out / 'report.html'}\n")
+
+
+def test_several_runs_are_a_row_each_that_fits_80_columns(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What servers did is in the file that is named."""
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "run"
+
+    assert main(["simulate", str(experiment), "-o", str(out), "--set", "loads=[0.95, 1.2]"]) == 0
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert sum("load 0.95, EDF" in line for line in lines) == 2
+    assert len([line for line in lines if line.startswith("┏")]) == 2
+    assert not any("llama-8b" in line for line in lines)
+    assert max(len(line) for line in lines if line.startswith(("│", "┃", "┏"))) <= 80
+    assert f"all figures: {out / 'summary.csv'}" in lines
+
+
+def test_a_single_run_is_a_row_for_each_server(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+
+    assert main(["simulate", str(experiment), "-o", str(out), "--set", "schedulers=['fcfs']"]) == 0
+    printed = capsys.readouterr().out
+    assert {"llama-8b", "deepseek-r1-32b", "total"} <= set(printed.split())
+    assert printed.endswith(f"all figures: {out / 'summary.csv'}\nreport: {out / 'report.html'}\n")
+    assert (out / "summary.csv").is_file()
+
+
+def test_a_report_without_a_name_says_what_was_run(experiment: Path, tmp_path: Path) -> None:
+    experiment.write_text(EXPERIMENT.replace('name = "Small"\n', ""))
+
+    assert main(["simulate", str(experiment), "-o", str(tmp_path / "run"), "--set", "loads=[1, 2]"]) == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<title>Single calls on h200 under FCFS and EDF, load 1, 2</title>" in page
 
 
 def test_the_same_experiment_gives_the_same_calls(experiment: Path, tmp_path: Path) -> None:
