@@ -25,7 +25,7 @@ from typing import Any, Self
 import pandas as pd
 
 from inframind.live import Call, Gauges, Outcome
-from inframind.traces import ConfigError
+from inframind.traces import ConfigError, write_whole
 
 from .profile_plan import WARM_UP, Answer, Ask, Condition, Ended
 
@@ -174,7 +174,7 @@ class ProfileLog:
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Replace server.json."""
         self.facts = facts
-        _write_whole(self.folder / SERVER_FACTS, json.dumps(facts, indent=2) + "\n")
+        write_whole(self.folder / SERVER_FACTS, json.dumps(facts, indent=2) + "\n")
 
     # What is read back.
 
@@ -236,8 +236,8 @@ class ProfileLog:
 
     def write_tables(self, server_file: str) -> None:
         """Replace requests.csv and server.toml."""
-        _write_whole(self.folder / REQUESTS_TABLE, self.requests_table().to_csv(index=False))
-        _write_whole(self.folder / SERVER_FILE, server_file)
+        write_whole(self.folder / REQUESTS_TABLE, self.requests_table().to_csv(index=False))
+        write_whole(self.folder / SERVER_FILE, server_file)
 
 
 def _times(line: Mapping[str, Any]) -> dict[str, float | None]:
@@ -308,14 +308,3 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
                 }
             except (TypeError, ValueError):
                 continue
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(path, [f"cannot be written: {error.strerror}"]) from None
-    finally:
-        temporary.unlink(missing_ok=True)

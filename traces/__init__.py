@@ -11,7 +11,7 @@ from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
 from .servegen import read_servegen
 from .summary import SUMMARY, by_tier, summarise
 from .typed_files import NotEmpty, Section, load_json, load_toml
-from .whole_folder import whole_folder
+from .whole import whole_folder, write_whole
 from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build_requests
 
 __all__ = [
@@ -63,5 +63,6 @@ __all__ = [
     "versions",
     "whole_folder",
     "write_run",
+    "write_whole",
     "wrong_separator",
 ]

@@ -36,7 +36,7 @@ from .mistakes import ConfigError, TraceError
 from .same_config import check_same_config
 from .schema import CALLS, SAMPLES, WORKFLOWS, to_table
 from .summary import SUMMARY
-from .whole_folder import whole_folder
+from .whole import whole_folder, write_whole
 
 _DISTRIBUTION = "inframind-router"
 _MARKS = {"versions.json", "calls.parquet"}
@@ -50,6 +50,9 @@ _MEMBERS = _MARKS | {
     "workflows.parquet",
 }
 """All that a run folder may hold; anything else in it is a person's, and is never removed."""
+
+_BEGUN = {"config.toml", "versions.json"}
+"""What `begin_run` writes; servers that are started add their logs."""
 
 Content = TypeVar("Content")
 
@@ -122,6 +125,8 @@ def write_run(
 def begin_run(folder: str | Path, config: Mapping[str, Any], *, seed: int | None = None, resume: bool = False) -> None:
     """Make the folder of a run that is written while it goes on, or see that the one that is there can be gone on with.
 
+    One in which nothing has happened yet is begun anew: its servers could not be started, or were not the right ones.
+
     Args:
         folder: Where; its parents are made.
         config: The experiment as resolved.
@@ -141,16 +146,16 @@ def begin_run(folder: str | Path, config: Mapping[str, Any], *, seed: int | None
             raise ConfigError(root, ["holds no run to go on with"]) from None
         check_same_config(root, before, tomllib.loads(text), "name another folder")
         return
-    if (root / "config.toml").exists():
-        raise ConfigError(folder, ["holds a run; --resume goes on with it, or name another folder"])
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ConfigError(folder, ["is there, and no run; name another folder"])
+    held = {member.name for member in root.iterdir()} if root.is_dir() else set()
+    if held and not _BEGUN <= held <= _BEGUN | {"logs"}:
+        told = "holds a run; --resume goes on with it, or" if "config.toml" in held else "is there, and no run;"
+        raise ConfigError(folder, [f"{told} name another folder"])
     try:
         root.mkdir(parents=True, exist_ok=True)
-        (root / "versions.json").write_text(json.dumps(versions(seed), indent=2) + "\n", encoding="utf-8")
-        (root / "config.toml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(folder, [f"cannot be written: {error.strerror}"]) from None
+    write_whole(root / "versions.json", json.dumps(versions(seed), indent=2) + "\n")
+    write_whole(root / "config.toml", text)
 
 
 def finish_run(

@@ -1,4 +1,5 @@
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from inframind.traces import (
     WORKFLOWS,
     ConfigError,
     TraceError,
+    begin_run,
     read_run,
     summarise,
     to_table,
@@ -281,3 +283,19 @@ def test_the_versions_file_is_plain_json(tmp_path: Path) -> None:
     write(tmp_path)
 
     assert json.loads((tmp_path / "versions.json").read_text())["seed"] == 7
+
+
+def test_a_run_is_begun_again_as_long_as_nothing_has_happened(tmp_path: Path) -> None:
+    """Its servers may have left their logs."""
+    begin_run(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "logs").mkdir()
+    begin_run(tmp_path / "run", CONFIG | {"seed": 8})
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["seed"] == 8
+
+    (tmp_path / "run" / "events.jsonl").touch()
+    with pytest.raises(ConfigError, match="holds a run; --resume goes on with it"):
+        begin_run(tmp_path / "run", CONFIG)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").touch()
+    with pytest.raises(ConfigError, match="is there, and no run; name another folder"):
+        begin_run(tmp_path / "other", CONFIG)
