@@ -54,7 +54,7 @@ class Outcome(StrEnum):
     CUT = "stream cut"
     """The stream ended before its end mark."""
     GARBAGE = "garbage in the stream"
-    """An event that is no JSON object of the expected shape."""
+    """An event that is no JSON object of the expected shape, or a body that cannot be decoded."""
     WRONG_LENGTH = "wrong length"
     """The usage field counts other output tokens than asked for, or is missing."""
 
@@ -172,6 +172,8 @@ class Client:
         ------
         AccessError
             On 401 and 403.
+        RequestError
+            If there is an answer that cannot be decoded: no vLLM server sends it.
         ServerError
             If there is no answer.
         """
@@ -184,6 +186,8 @@ class Client:
             raise ServerError(f"{self.url}{path}: no answer in time") from None
         except httpx.TransportError as error:
             raise ServerError(f"{self.url}: nothing answers there ({_reason(error)})") from None
+        except httpx.RequestError as error:
+            raise RequestError(f"{self.url}{path}: the answer cannot be decoded ({_reason(error)})") from None
         if response.status_code in (401, 403):
             raise AccessError(f"{self.url}{path}: {_access(response)}")
         return response
@@ -207,7 +211,7 @@ class Client:
                     else:
                         await response.aread()
                         call.outcome, call.detail = _failure(response)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if call.outcome is Outcome.STOPPED:  # after the end mark it does not matter
                     call.outcome, call.detail = _broken(error, call)
 
@@ -264,7 +268,7 @@ class Client:
             if usage := data.get("usage"):
                 call.usage = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
                 call.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             call.outcome, call.detail = Outcome.GARBAGE, repr(event[:60].decode(errors="replace"))
             return False
         return True
@@ -285,9 +289,11 @@ def _body(call: Call, model: str) -> dict[str, Any]:
     return body if call.priority is None else body | {"priority": call.priority}
 
 
-def _broken(error: httpx.TransportError, call: Call) -> tuple[Outcome, str]:
+def _broken(error: httpx.RequestError, call: Call) -> tuple[Outcome, str]:
     if isinstance(error, httpx.TimeoutException):
         return Outcome.TIMEOUT, f"{type(error).__name__} after {time.monotonic() - (call.sent_s or 0.0):.1f} s"
+    if isinstance(error, httpx.DecodingError):
+        return Outcome.GARBAGE, _reason(error)
     return (Outcome.UNREACHABLE if call.first_token_s is None else Outcome.CUT), _reason(error)
 
 
@@ -307,7 +313,7 @@ def _failure(response: httpx.Response) -> tuple[Outcome, str]:
         return Outcome.REFUSED, _access(response)
     try:
         told = _message(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         told = response.text[:200]
     detail = f"{status}: {told}"
     if status in (429, 503):
@@ -326,7 +332,7 @@ def _access(response: httpx.Response) -> str:
     return f"{response.status_code} {response.reason_phrase}: {hint}"
 
 
-def _reason(error: httpx.TransportError) -> str:
+def _reason(error: httpx.RequestError) -> str:
     return str(error) or type(error).__name__
 
 

@@ -51,11 +51,14 @@ def parse_gauges(text: str) -> Gauges:
     Raises
     ------
     MetricsError
-        If one is missing.
+        If one is missing, or is no number.
     """
     found = _samples(text, (RUNNING, WAITING, KV_USAGE, PROCESS_START, GENERATION_TOKENS))
     _check(found, (RUNNING, WAITING, KV_USAGE))
     values = {name: [sample.value for sample in samples] for name, samples in found.items()}
+    for name in (RUNNING, WAITING, KV_USAGE):
+        if not math.isfinite(total := sum(values[name])):
+            raise MetricsError(f"/metrics: vllm:{name} is no number: {total}")
     return Gauges(
         waiting=int(sum(values[WAITING])),
         running=int(sum(values[RUNNING])),
@@ -92,10 +95,19 @@ def parse_cache_config(text: str) -> CacheConfig:
 
 
 def parse_iteration_tokens(text: str) -> Mapping[float, float]:
-    """How many engine steps so far held at most so many tokens, by upper bound; empty if the server does not tell."""
+    """How many engine steps so far held at most so many tokens, by upper bound; empty if the server does not tell.
+
+    Raises
+    ------
+    MetricsError
+        If a bound is no number.
+    """
     buckets: dict[float, float] = {}
     for sample in _samples(text, (ITERATION_TOKENS,))[ITERATION_TOKENS]:
-        bound = float(sample.labels["le"])
+        try:
+            bound = float(sample.labels["le"])
+        except (KeyError, ValueError):
+            raise MetricsError(f"/metrics: vllm:{ITERATION_TOKENS} lacks a bound: {sample.labels}") from None
         buckets[bound] = buckets.get(bound, 0.0) + sample.value
     return buckets
 

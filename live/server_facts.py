@@ -79,7 +79,7 @@ async def _model(client: Client, wanted: str | None) -> tuple[str, int]:
     response = await client.get("/v1/models")
     try:
         served = {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ServerError(
             f"{client.url}/v1/models: answers {response.status_code}, no list of models; is it a vLLM server?"
         ) from None
@@ -97,5 +97,5 @@ async def _model(client: Client, wanted: str | None) -> tuple[str, int]:
 def _version(response: httpx.Response) -> str:
     try:
         return str(response.json()["version"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "unknown"

@@ -69,6 +69,9 @@ def test_lengths_are_fixed_and_priority_is_sent_only_if_there_is_one() -> None:
         ("429", Outcome.REJECTED, "429: told by 429"),
         ("500", Outcome.SERVER_ERROR, "500: told by 500"),
         ("503", Outcome.REJECTED, "503: told by 503"),
+        ("nested", Outcome.GARBAGE, "[[[["),
+        ("endless", Outcome.GARBAGE, "Infinity"),
+        ("no gzip", Outcome.GARBAGE, "decompress"),
     ],
 )
 def test_each_failure_has_its_name(fault: str, outcome: Outcome, detail: str) -> None:
@@ -228,3 +231,16 @@ def test_a_url_may_end_with_v1() -> None:
         (call,) = run(completed(f"{server.url}/v1/", Call([7], 2)))
 
     assert call.outcome is Outcome.FINISHED
+
+
+def test_an_answer_that_cannot_be_decoded_is_no_vllm_servers() -> None:
+    """Something answers there: the server is not gone."""
+
+    async def get(url: str) -> None:
+        async with Client(url) as client:
+            await client.get("/metrics")
+
+    with FakeVllm(Behaviour(metrics_encoding="gzip")) as server, pytest.raises(RequestError) as error:
+        run(get(server.url))
+
+    assert str(error.value).startswith(f"{server.url}/metrics: the answer cannot be decoded (")

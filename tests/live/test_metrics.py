@@ -99,3 +99,18 @@ def test_what_the_server_does_not_tell_is_not_made_up() -> None:
 def test_garbage_is_no_metrics(text: str) -> None:
     with pytest.raises(MetricsError, match=r"^/metrics"):
         parse_gauges(text)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+@pytest.mark.parametrize("name", ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"])
+def test_a_gauge_that_is_no_number_is_no_gauge(name: str, value: str) -> None:
+    lines = [line for line in VLLM_0_32.splitlines() if not line.startswith(f"vllm:{name}{{")]
+
+    with pytest.raises(MetricsError, match=rf"^/metrics: vllm:{name} is no number: (nan|-?inf)$"):
+        parse_gauges("\n".join([*lines, f'vllm:{name}{{engine="0"}} {value}']))
+
+
+@pytest.mark.parametrize("labels", ['engine="0"', 'engine="0",le="many"'])
+def test_a_bucket_without_a_bound_is_refused(labels: str) -> None:
+    with pytest.raises(MetricsError, match="vllm:iteration_tokens_total_bucket lacks a bound"):
+        parse_iteration_tokens(f"vllm:iteration_tokens_total_bucket{{{labels}}} 3.0\n")

@@ -19,6 +19,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 LENGTHS = ("1.0", "8.0", "64.0", "512.0", "1024.0", "2048.0", "4096.0", "8192.0", "16384.0", "+Inf")
+GARBAGE = {
+    "garbage": b"{no json",
+    "nested": b"[" * 100_000,
+    "endless": b'{"choices": [], "usage": {"prompt_tokens": Infinity, "completion_tokens": 1}}',
+}
+"""Events that no vLLM server sends, by the name of the fault."""
 
 
 @dataclass
@@ -38,6 +44,8 @@ class Behaviour:
     hidden_metrics: frozenset[str] = frozenset()
     metrics: str | None = None
     """Served as /metrics instead of what is true."""
+    metrics_encoding: str | None = None
+    """What /metrics is said to be in, whatever it is."""
     process_start_s: float = 1000.0
     answer: str = "x"
     """What is written to a chat, once."""
@@ -108,8 +116,9 @@ class FakeVllm:
         return self._denied(request) or JSONResponse({"object": "list", "data": models})
 
     async def _metrics(self, request: Request) -> Response:
-        told = self.behaviour.metrics
-        return PlainTextResponse(self.metrics_text() if told is None else told)
+        told, encoding = self.behaviour.metrics, self.behaviour.metrics_encoding
+        headers = {} if encoding is None else {"Content-Encoding": encoding}
+        return PlainTextResponse(self.metrics_text() if told is None else told, headers=headers)
 
     def metrics_text(self) -> str:
         """What is true."""
@@ -151,6 +160,8 @@ class FakeVllm:
         if fault is not None and fault.isdigit():
             message = f"told by {fault}"
             return JSONResponse({"error": {"message": message, "code": int(fault)}}, status_code=int(fault))
+        if fault == "no gzip":
+            return PlainTextResponse("broken", status_code=502, headers={"Content-Encoding": "gzip"})
         if _num_tokens(body) + body["max_tokens"] > (behaviour.max_model_len or 10**9):
             return JSONResponse({"error": {"message": "longer than max_model_len"}}, status_code=400)
         return StreamingResponse(self._stream(body, fault), media_type="text/event-stream")
@@ -164,7 +175,7 @@ class FakeVllm:
         return JSONResponse({"error": "Unauthorized"}, status_code=403 if sent else 401)
 
     async def _stream(self, body: dict[str, Any], fault: str | None) -> AsyncIterator[bytes]:
-        """``cut`` and ``garbage`` come after two tokens; ``error`` is told in the stream; ``stall`` never ends."""
+        """``cut`` and `GARBAGE` come after two tokens; ``error`` is told in the stream; ``stall`` never ends."""
         behaviour = self.behaviour
         is_chat = "messages" in body
         words = behaviour.answer.split(" ") if is_chat else ["x"] * body["max_tokens"]
@@ -180,8 +191,8 @@ class FakeVllm:
                     await asyncio.sleep(3600)
                 if index == 2 and fault == "cut":
                     return
-                if index == 2 and fault == "garbage":
-                    yield b"data: {no json\n\n"
+                if index == 2 and fault in GARBAGE:
+                    yield b"data: " + GARBAGE[fault] + b"\n\n"
                 if fault == "error":
                     yield _event({"error": {"message": "it\nbroke", "code": 500}})
                     return
