@@ -59,13 +59,16 @@ async def check_server(client: Client, model: str, expected: Expected) -> Checke
     """
     try:
         facts = await read_facts(client, model)
-        problems = list(_mismatches(facts, expected))
-        if expected.max_num_seqs > MOST_PROBED_SLOTS:
-            unchecked = "max_num_seqs and priority" if expected.honours_priority else "max_num_seqs"
-            return Checked(facts, tuple(problems), (f"{unchecked}: not checked with more than {MOST_PROBED_SLOTS}",))
-        found, notes = await _probe(client, facts, expected)
     except ServerError as error:
         return Checked(None, (str(error),), ())
+    problems = tuple(_mismatches(facts, expected))
+    if expected.max_num_seqs > MOST_PROBED_SLOTS:
+        unchecked = "max_num_seqs and priority" if expected.honours_priority else "max_num_seqs"
+        return Checked(facts, problems, (f"{unchecked}: not checked with more than {MOST_PROBED_SLOTS}",))
+    try:
+        found, notes = await _probe(client, facts, expected)
+    except ServerError as error:
+        return Checked(facts, (*problems, str(error)), ())
     return Checked(facts, (*problems, *found), notes)
 
 

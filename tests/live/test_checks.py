@@ -85,3 +85,12 @@ def test_what_cannot_be_probed_is_said() -> None:
 
     assert many.problems == ()
     assert many.notes == ("max_num_seqs and priority: not checked with more than 256",)
+
+
+def test_what_was_found_is_told_although_the_probe_fails() -> None:
+    found = check(replace(PRIORITY, num_gpu_blocks=400, fault_always="500"))
+
+    mismatch, failure = found.problems
+    assert mismatch == "num_blocks: the pool file says 500, the server has 400"
+    assert "a probing request failed: server error: 500: told by 500" in failure
+    assert found.facts is not None

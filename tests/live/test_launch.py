@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from inframind.live import LaunchError, VllmServer
+from inframind.live import Launch, LaunchError, VllmServer, running_pool
+from inframind.traces import ConfigError
 
 STAND_IN = """
 import http.server, os, pathlib, signal, subprocess, sys
@@ -90,8 +91,37 @@ def test_a_server_and_what_it_starts_stay_on_its_cpus(tmp_path: Path) -> None:
 
 
 def test_a_cpu_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"cpus: this machine lends no 4096"):
+    with pytest.raises(LaunchError, match=r"cpus: this process may not use 4096"):
         server(tmp_path, cpus=(0, 4096)).start()
+
+
+def test_an_interpreter_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """So is one that may not be run."""
+    (tmp_path / "python").touch()
+    for name, why in (("pyhton", "No such file or directory"), ("python", "Permission denied")):
+        vllm = VllmServer(tmp_path / name, "m", port=free_port(), log=tmp_path / "log")
+        with pytest.raises(LaunchError, match=rf"{name}: cannot be run: {why}"):
+            vllm.start()
+        vllm.stop()
+
+
+def test_a_server_that_has_the_port_already_is_not_taken_for_ours(tmp_path: Path) -> None:
+    vllm = server(tmp_path)
+    port = int(vllm.url.rpartition(":")[2])
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(LaunchError, match="something listens there already; name another port"),
+    ):
+        vllm.start()
+
+    assert not (tmp_path / "pids").exists()
+
+
+def test_no_two_servers_of_a_pool_have_one_port(tmp_path: Path) -> None:
+    launches = [Launch(name, sys.executable, "m", (), port) for name, port in (("a", 8000), ("b", None), ("c", 8000))]
+
+    with pytest.raises(ConfigError, match="port 8000: asked for by a and c"), running_pool(launches, tmp_path):
+        pass
 
 
 def test_one_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
