@@ -27,7 +27,8 @@ _THOUGHT = "</think>"
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 # Spaces and tabs, not \s: a run of blank lines would be tried again from each of them.
 _ANSWER = re.compile(r"(?im)^[ \t*_#>-]*(?:the[ \t]+)?(?:final[ \t]+)?answer(?:[ \t]+is)?[ \t*_]*:[ \t*_]*")
-_LETTER = re.compile(r"\W*(?:(?:[Oo]ption|[Cc]hoice)\W+)?\(?([A-Z])(?:[).:,]|$)")
+# A and I before a word are an article and a pronoun.
+_LETTER = re.compile(r"\W*(?:(?:[Oo]ption|[Cc]hoice)\W+|(?![AI]\s+\w))([A-Z])(?:\W|$)")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -135,11 +136,11 @@ class ChoiceCheck:
     def examine(self, text: str) -> Grade:
         """See `Check`."""
         given = final_answer(text)
-        if letter := _LETTER.match(given):
+        letter, words = _LETTER.match(given), normalised(given)
+        chosen = next((place for place, choice in enumerate(self.choices) if normalised(choice) == words), -1)
+        # "X-rays" may be the words of a choice; a letter alone is one, whatever the choices are.
+        if letter and (chosen < 0 or letter.end() == len(given)):
             chosen = ord(letter[1]) - ord("A")
-        else:
-            words = normalised(given)
-            chosen = next((place for place, choice in enumerate(self.choices) if normalised(choice) == words), -1)
         if chosen < 0:
             return Grade(False, "no choice")
         return Grade(chosen == self.right, f"chose {chr(ord('A') + chosen)}")

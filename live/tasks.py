@@ -163,7 +163,8 @@ def _read(path: Path, kind: str, make: Callable[[str, Row], Task]) -> tuple[Task
 def _lines(path: Path) -> Sequence[str]:
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+        # Not by splitlines(): what else it takes for a line end may stand within a question.
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode().split("\n")
     except (OSError, EOFError, zlib.error) as error:
         raise TraceError(path, [f"cannot be read: {getattr(error, 'strerror', None) or 'not gzipped'}"]) from None
     except UnicodeDecodeError as error:

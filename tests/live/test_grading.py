@@ -137,7 +137,14 @@ def test_words_are_equal_or_close() -> None:
         ("Answer: paris", "chose B"),
         (r"\boxed{B}", "chose B"),
         ("Answer: C", "chose C"),
+        ("Answer: **B** because it is", "chose B"),
+        ("Answer: B - Paris", "chose B"),
+        ("Answer: B Paris", "chose B"),
+        ("Answer: A - Rome", "chose A"),
+        ("Answer: Option A it is", "chose A"),
         ("Answer: A dog", "no choice"),
+        ("Answer: I think so", "no choice"),
+        ("Answer: Bordeaux", "no choice"),
         ("Answer: Z", "chose Z"),
         ("", "no choice"),
     ],
@@ -145,6 +152,16 @@ def test_words_are_equal_or_close() -> None:
 def test_a_choice_is_a_letter_or_its_words(answer: str, reason: str) -> None:
     """B is right."""
     assert ChoiceCheck(("Rome", "Paris", "Oslo"), right=1).examine(answer) == Grade(reason == "chose B", reason)
+
+
+def test_a_letter_may_begin_the_words_of_a_choice() -> None:
+    """Unless nothing follows it: the question asks for a letter."""
+    check = ChoiceCheck(("B-52", "X-rays", "A"), right=1)
+
+    assert check.examine("Answer: X-rays") == Grade(True, "chose B")
+    assert check.examine("Answer: B-52") == Grade(False, "chose A")
+    assert check.examine("Answer: A") == Grade(False, "chose A")
+    assert check.examine("Answer: B") == Grade(True, "chose B")
 
 
 MATHEMATICS = [

@@ -110,6 +110,16 @@ def test_questions_have_words_or_letters_for_answers(tmp_path: Path) -> None:
     )
 
 
+def test_only_a_line_feed_ends_a_row(tmp_path: Path) -> None:
+    """What else ends a line somewhere may stand unescaped within a text of JSON."""
+    path = tmp_path / "qa.jsonl"
+    question = "One\u2028two\u2029three\x85four?"
+    row = json.dumps({"question": question, "answer": "4"}, ensure_ascii=False)
+    path.write_bytes(f"{row}\r\n\r\n{row}\r\n".encode())
+
+    assert [task.text for task in load_tasks(f"qa:{path}")] == [question, question]
+
+
 BAD = [
     ("gsm8k", '{"question": "Q"', "line 1: not JSON: Expecting ',' delimiter at column 17"),
     ("gsm8k", "[1]", "line 1: must be a JSON object, got list"),
