@@ -19,7 +19,7 @@ def dashboard(names: Sequence[str], num_queries: int) -> Iterator[Callable[[RunV
     names
         Of the servers.
     num_queries
-        Of this part of the run.
+        Of the whole run.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from inframind.traces import write_whole
 from inframind.workflows import (
     Arrived,
     CallFailed,
@@ -31,7 +32,7 @@ from inframind.workflows import (
 from .asks import Ask
 from .client import Call, Client
 from .pool_server import PoolServer
-from .run_log import EVENTS, RunLog, resumed
+from .run_log import EVENTS, Resumed, RunLog, resumed
 from .workflow_driver import WorkflowDriver
 
 REPORT = "client.json"
@@ -65,7 +66,7 @@ class ServerView:
 
 @dataclass(slots=True)
 class RunView:
-    """A run as it goes on."""
+    """A run as it goes on, from its very beginning on, also where it was broken off and is gone on with."""
 
     servers: list[ServerView]
     t: float = 0.0
@@ -73,7 +74,7 @@ class RunView:
     num_ended: int = 0
     num_on_time: int = 0
     num_calls: int = 0
-    """Ended ones."""
+    """Ended ones, of this part of the run."""
     most_in_flight: int = 0
 
     @property
@@ -161,9 +162,15 @@ def replay_live(
     TraceError
         A log that cannot be gone on with.
     """
-    begin_s, begun = resumed(folder, controller) if (folder / EVENTS).exists() else (0.0, set[str]())
-    rest = [arrived for arrived in arrivals if arrived.query.query_id not in begun]
-    view = RunView([ServerView(polled_at=begin_s) for _ in endpoints], t=begin_s)
+    before = resumed(folder, controller) if (folder / EVENTS).exists() else Resumed(0.0, set(), 0)
+    rest = [arrived for arrived in arrivals if arrived.query.query_id not in before.begun]
+    view = RunView(
+        [ServerView(polled_at=before.begin_s) for _ in endpoints],
+        t=before.begin_s,
+        num_arrived=len(before.begun),
+        num_ended=len(before.begun),
+        num_on_time=before.num_on_time,
+    )
     # Looking through all that has been imported takes the garbage collector a tenth of a second.
     gc.collect()
     gc.freeze()
@@ -296,4 +303,4 @@ def _figures(name: str, seconds: Sequence[float]) -> dict[str, float | None]:
 
 def _add_part(path: Path, part: dict[str, Any]) -> None:
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"parts": []}
-    path.write_text(json.dumps({"parts": [*before["parts"], part]}, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps({"parts": [*before["parts"], part]}, indent=2) + "\n")

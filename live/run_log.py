@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from inframind.traces import TraceError
 from inframind.workflows import (
@@ -21,6 +21,7 @@ from inframind.workflows import (
     ServerOpened,
     Stopped,
     Submit,
+    WorkflowFinished,
     log_lines,
     read_log,
     to_json,
@@ -96,14 +97,21 @@ class RunLog:
         self._events.flush()
 
 
-def resumed(folder: Path, controller: Controller) -> tuple[float, set[str]]:
+class Resumed(NamedTuple):
+    """Where a run is gone on with."""
+
+    begin_s: float
+    """The run's time."""
+    begun: set[str]
+    """Queries that have begun; all of them have ended."""
+    num_on_time: int
+    """Of those."""
+
+
+def resumed(folder: Path, controller: Controller) -> Resumed:
     """Bring a new controller, and its policies, to where the run in ``folder`` was broken off.
 
     The log is replayed. What was under way then has ended: the log is given the turns that say so.
-
-    Returns
-    -------
-        The run's time at which to go on, and the queries that have begun.
 
     Raises
     ------
@@ -114,6 +122,7 @@ def resumed(folder: Path, controller: Controller) -> tuple[float, set[str]]:
         _drop_torn_end(folder / name)
     _, _, turns = read_log(_lines(folder / EVENTS))
     t = 0.0
+    num_on_time = 0
     begun: set[str] = set()
     in_flight: dict[str, None] = {}
     closed: set[int] = set()
@@ -124,6 +133,7 @@ def resumed(folder: Path, controller: Controller) -> tuple[float, set[str]]:
         if recorded != again and not is_torn:
             raise TraceError(folder / EVENTS, [f"event {number} ({to_json(event)}): decided otherwise now; start anew"])
         t = event.t
+        num_on_time += sum(isinstance(command, WorkflowFinished) and command.on_time for command in commands)
         _follow(event, commands, begun, in_flight, closed)
     with RunLog(folder, controller) as log:
         if turns:
@@ -133,7 +143,7 @@ def resumed(folder: Path, controller: Controller) -> tuple[float, set[str]]:
         ends += [ServerOpened(t, server) for server in sorted(closed)]
         for end in ends:
             log.on_turn(end, controller.receive(end))
-    return t, begun
+    return Resumed(t, begun, num_on_time)
 
 
 def read_events(folder: Path) -> Iterator[Mapping[str, Any]]:

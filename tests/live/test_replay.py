@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,21 @@ def test_a_run_that_was_broken_off_goes_on_with_the_queries_not_yet_begun(how: s
     assert replay(lines, EveryPlan(), RandomChoice(3)).difference is None
 
 
+def test_a_run_that_goes_on_counts_the_queries_of_its_first_part(tmp_path: Path) -> None:
+    """And client.json, whole at any moment, has both parts."""
+    views = []
+    with fake_pool(*BOTH) as servers:
+        urls = [server.url for server in servers]
+        replay_on(urls, every(0.02, 6), tmp_path, controller())
+        (tmp_path / "before.json").hardlink_to(tmp_path / "client.json")
+        replay_on(urls, every(0.02, 8), tmp_path, controller(), lambda view: views.append(replace(view)))
+
+    first = views[0]
+    assert (first.num_arrived, first.num_ended, first.num_on_time, first.num_calls) == (6, 6, 6, 0)
+    parts = [len(json.loads((tmp_path / name).read_text())["parts"]) for name in ("before.json", "client.json")]
+    assert parts == [1, 2]
+
+
 def test_a_turn_that_was_torn_is_completed(tmp_path: Path) -> None:
     """Killed between an event and its command, and in the middle of a line."""
     core = controller()
@@ -119,9 +136,9 @@ def test_a_turn_that_was_torn_is_completed(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:30])
-    t, begun = resumed(tmp_path, again := controller())
+    before = resumed(tmp_path, again := controller())
 
-    assert (t, begun) == (1.0, {"a", "b"})
+    assert before == (1.0, {"a", "b"}, 0)
     assert again.num_active == again.num_calls == 0
     assert path.read_text().startswith("".join(lines))
     assert replay(path.read_text().splitlines(), FixedPlan(), controller().executor).difference is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from zlib import crc32
@@ -10,7 +10,7 @@ from zlib import crc32
 from fake_vllm import Behaviour, FakeVllm
 from policies import FixedPlan, JoinShortestQueue
 
-from inframind.live import Endpoint, ExactLengths, ReplayOptions, replay_live, run_tables
+from inframind.live import Endpoint, ExactLengths, ReplayOptions, RunView, replay_live, run_tables
 from inframind.live.run_tables import RunTables
 from inframind.workflows import (
     Arrived,
@@ -55,10 +55,21 @@ def controller(
     return Controller(infos, planner or FixedPlan(), executor or JoinShortestQueue(), options)
 
 
-def replay_on(urls: Sequence[str], arrivals: Sequence[Arrived], folder: Path, core: Controller) -> bool:
+def ignore(view: RunView) -> None:
+    """Progress."""
+
+
+def replay_on(
+    urls: Sequence[str],
+    arrivals: Sequence[Arrived],
+    folder: Path,
+    core: Controller,
+    on_progress: Callable[[RunView], None] = ignore,
+) -> bool:
     endpoints = [Endpoint(url, f"m{index}") for index, url in enumerate(urls)]
     exact = ExactLengths(ten_tokens, salt=1)
-    return replay_live(core, endpoints, arrivals, exact, folder, options=ReplayOptions(poll_s=0.1))
+    options = ReplayOptions(poll_s=0.1)
+    return replay_live(core, endpoints, arrivals, exact, folder, options=options, on_progress=on_progress)
 
 
 def run_on(
