@@ -18,7 +18,6 @@ import numpy as np
 from inframind.live import (
     Call,
     Client,
-    MetricsError,
     Outcome,
     RequestError,
     ServerError,
@@ -28,6 +27,7 @@ from inframind.live import (
     read_facts,
     round_trip_s,
 )
+from inframind.live.asks import TOKEN_IDS
 from inframind.traces import ConfigError
 
 from .profile_log import COMPLETE, STOPPED, ProfileLog, Stay, check_folder
@@ -38,8 +38,6 @@ POLL_S = 0.5
 MOST_FAILURES = 5
 """So many failures in a row, and the server is given up."""
 REJECTED_PAUSE_S = 0.5
-TOKEN_IDS = (1000, 30_000)
-"""Ids for prompts: beyond the special ones of usual tokenizers, within the smallest usual vocabulary."""
 FIXED_FACTS = ("model", "version", "max_model_len", "num_gpu_blocks", "block_size", "enable_prefix_caching")
 """Another value of one of these is another server."""
 BLOCKS_TOLERANCE = 0.02
@@ -343,7 +341,7 @@ class LoadRunner:
         while True:
             try:
                 gauges = parse_gauges((await self._client.get("/metrics")).text)
-            except (MetricsError, ServerError):
+            except ServerError:
                 failures += 1
                 if failures >= MOST_FAILURES:
                     raise
