@@ -70,7 +70,7 @@ def launch_of(server: ServerSection, base: Path, vllm_python: Path | None) -> La
 def _arguments(server: ServerSection) -> Iterator[str]:
     """vLLM's, as the pool file has the options: a server that is started so is the one that is simulated."""
     scheduler = server.scheduler
-    values = {
+    values: dict[str, object] = {
         "served-model-name": served_model(server),
         "scheduling-policy": scheduler.policy,
         "max-num-seqs": scheduler.max_num_seqs,
@@ -81,6 +81,8 @@ def _arguments(server: ServerSection) -> Iterator[str]:
     }
     if scheduler.long_prefill_token_threshold:
         values["long-prefill-token-threshold"] = scheduler.long_prefill_token_threshold
+    if scheduler.watermark:
+        values["watermark"] = scheduler.watermark
     if server.max_num_queued_reqs is not None:
         values["max-num-queued-reqs"] = server.max_num_queued_reqs
     if server.data_parallel_size > 1:
@@ -91,6 +93,7 @@ def _arguments(server: ServerSection) -> Iterator[str]:
         "enable-prefix-caching": scheduler.enable_prefix_caching,
         "async-scheduling": scheduler.async_scheduling,
         "enable-chunked-prefill": scheduler.enable_chunked_prefill,
+        "scheduler-reserve-full-isl": scheduler.scheduler_reserve_full_isl,
     }
     yield from (f"--{name}" if is_on else f"--no-{name}" for name, is_on in switches.items())
     yield "--enable-prompt-tokens-details"

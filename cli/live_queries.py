@@ -5,12 +5,14 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inframind.agents import BOUND
 from inframind.live import Ask, Call, ExactLengths, ask_text
 from inframind.live.grading import Grader
 from inframind.live.tasks import Task, load_tasks
@@ -27,8 +29,6 @@ TASK_STREAM = 3
 """Of a seed; arrivals, questions and budgets have the ones before it."""
 TOKENS_PER_ESTIMATED = 1.5
 """A prompt whose length is estimated may be so much longer in the server's tokenizer."""
-FORESIGHT = ("clairvoyant",)
-"""Policies that look at simulated outcomes, which real answers do not follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ def simulated_queries(cell: WorkflowCell) -> LiveQueries:
         query = queries[submit.workflow_id]
         server = servers[submit.server]
         wanted = outcomes.output_tokens(
-            query.question, query.domain, server.model, submit.strategy, submit.role, submit.slot, seed
+            query.domain, query.question, server.model, submit.strategy, submit.role, submit.slot, seed
         )
         return min(wanted, _room(submit, server, submit.prompt.tokens))
 
     # The first question of a domain takes some 50 ms, and the event loop is not to be late for it.
     first = {query.domain: query for query in queries.values()}
     for domain, query in first.items():
-        outcomes.output_tokens(query.question, domain, servers[0].model, "Flash", "", 0, seed)
+        outcomes.output_tokens(domain, query.question, servers[0].model, "Flash", "", 0, seed)
 
     def judge(ends: Mapping[str, Any]) -> Mapping[str, bool]:
         right = {}
@@ -92,7 +92,7 @@ def task_queries(cell: WorkflowCell, base: Path) -> LiveQueries:
     """
     if not cell.evaluation.tasks:
         raise ConfigError("live replay", ["needs tasks in the experiment file, or --strict-lengths"])
-    if cell.cell.policy in FORESIGHT:
+    if cell.cell.policy == BOUND:  # real answers do not follow the outcomes that it looks at
         raise ConfigError("live replay", [f"{cell.cell.policy} knows simulated answers only: add --strict-lengths"])
     tasks = [task for spec in cell.evaluation.tasks for task in load_tasks(_from(spec, base))]
     embeddings, questions = _known_as(tasks, cell.outcomes.bank)
@@ -134,14 +134,25 @@ def _from(spec: str, base: Path) -> str:
     return f"{kind}:{base / where}" if (base / where).is_file() else spec
 
 
+@cache
+def embedder() -> MiniLM | None:
+    """What embeds tasks; None where it is not installed, which is told once."""
+    try:
+        return MiniLM.from_package()
+    except ConfigError as error:
+        told = "; ".join(error.problems)
+        print(f"note: {error.source} {told}; without, tasks count as their domain's median question", file=sys.stderr)
+        return None
+
+
 def _known_as(tasks: Sequence[Task], bank: QuestionBank) -> tuple[NDArray[np.float32], list[int]]:
     """An embedding for each task, and the question of the bank whose expectations it takes."""
-    try:
-        embeddings = MiniLM.from_package().encode([task.text for task in tasks])
-    except ConfigError:
+    model = embedder()
+    if model is None:
         questions = [_median_question(bank, task.domain) for task in tasks]
         rows = [bank.row(task.domain, question) for task, question in zip(tasks, questions, strict=True)]
         return bank.embedding[rows], questions
+    embeddings = model.encode([task.text for task in tasks])
     nearest = []
     for task, embedding in zip(tasks, embeddings, strict=True):
         start = bank.start[task.domain]

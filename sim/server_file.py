@@ -176,7 +176,7 @@ class LiveSection(Section):
             raise ValueError("url: must not hold a password; api_key_env names the variable of an API key")
         to_start = ("vllm_python", "port", "device_ids", "cpus", "extra_args", "env")
         if self.url is not None and (given := [name for name in to_start if getattr(self, name)]):
-            raise ValueError(f"{', '.join(given)}: mean nothing with url")
+            raise ValueError(f"{', '.join(given)}: no effect beside url")
         return self
 
 

@@ -19,8 +19,12 @@ from rich.console import Console
 
 from inframind.cli import main
 from inframind.cli.live_dashboard import progress_table
+from inframind.cli.live_pool import launch_of
+from inframind.cli.live_queries import embedder
 from inframind.live import RunView, ServerView
-from inframind.traces import read_run
+from inframind.sim import ServerSection
+from inframind.traces import ConfigError, read_run
+from inframind.workflows.embedding import MiniLM
 
 
 def test_a_live_run_and_its_simulated_twin_have_the_same_queries_and_the_same_schema(
@@ -178,7 +182,7 @@ def test_mistakes_of_the_command_line(
     ("live", "says"),
     [
         ("port = 8000", "needs url, of a server that runs, or model_path, of one to start, and not both"),
-        ('url = "http://h:1"\nport = 8000', "port: mean nothing with url"),
+        ('url = "http://h:1"\nport = 8000', "port: no effect beside url"),
         ('url = "http://me:secret@h:1"', "url: must not hold a password"),
         ('modelpath = "x"', "did you mean 'model_path'"),
     ],
@@ -300,3 +304,73 @@ def test_a_server_that_cannot_start_ends_it_with_its_last_words(
 
     assert main(["live", "up", str(path), "-o", str(tmp_path / "up")]) == 1
     assert "the server ended with exit code 1" in capsys.readouterr().err
+
+
+def test_what_failed_its_checks_is_no_run_and_the_same_command_begins_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pool(tmp_path, num_gpu_blocks=400) as servers:
+        assert replay(tmp_path, "--strict-lengths") == 2
+        for server in servers:
+            server.behaviour.num_gpu_blocks = 500
+        assert replay(tmp_path, "--strict-lengths") == 0
+        capsys.readouterr()
+        assert replay(tmp_path, "--strict-lengths") == 2
+    assert "holds a run; --resume goes on with it" in capsys.readouterr().err
+
+
+def test_every_scheduler_option_of_a_pool_file_becomes_one_of_vllms() -> None:
+    """Here none has vLLM's default."""
+    scheduler = {
+        "policy": "priority",
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 4096,
+        "block_size": 32,
+        "num_blocks": 500,
+        "max_model_len": 2048,
+        "enable_prefix_caching": False,
+        "async_scheduling": False,
+        "enable_chunked_prefill": False,
+        "long_prefill_token_threshold": 7,
+        "scheduler_reserve_full_isl": False,
+        "watermark": 0.1,
+    }
+    server = ServerSection.model_validate(
+        {
+            "name": "s",
+            "model": "m",
+            "scheduler": scheduler,
+            "live": {"model_path": "some/model"},
+            "step_time": {"fixed_s": 1, "prefill_token_s": 0, "decode_s": 0},
+        }
+    )
+    arguments = launch_of(server, Path(), None).arguments
+    given = dict(pairwise(arguments))
+    vllms = {"policy": "scheduling-policy", "num_blocks": "num-gpu-blocks-override"}
+
+    assert scheduler.keys() == type(server.scheduler).model_fields.keys()
+    for name, value in scheduler.items():
+        option = vllms.get(name, name.replace("_", "-"))
+        assert f"--no-{option}" in arguments if value is False else given[f"--{option}"] == str(value)
+
+
+def test_without_embeddings_a_note_says_once_how_tasks_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> MiniLM:
+        raise ConfigError("query embeddings", ["need the package 'x'"])
+
+    monkeypatch.setattr(MiniLM, "from_package", missing)
+    embedder.cache_clear()
+    (tmp_path / "qa.jsonl").write_text('{"question": "Capital of France?", "answer": "Paris"}\n')
+    words = ["--set", 'tasks=["qa:qa.jsonl"]', "--set", "num_queries=2", "--set", 'planner="single"', "--no-checks"]
+    with pool(tmp_path, answer="Answer: Paris"):
+        for out in ("one", "two"):
+            assert replay(tmp_path, *words, out=out) == 0
+    embedder.cache_clear()
+
+    told = capsys.readouterr().err
+    assert told.count("note: query embeddings need the package 'x'; without, tasks count as their domain's median") == 1
+    workflows = read_run(tmp_path / "one").workflows
+    assert workflows is not None
+    assert workflows["correct"].all()

@@ -126,3 +126,13 @@ def test_without_a_policy_or_all_it_says_what_is_missing(tmp_path: Path, capsys:
 
     assert main(["live", "replay", str(tmp_path / "experiment.toml"), "-o", str(tmp_path / "live")]) == 2
     assert "--policy: say who decides, or --all" in capsys.readouterr().err
+
+
+def test_what_failed_its_checks_is_begun_anew(tmp_path: Path) -> None:
+    one = ["--policy", "jsq", "--scheduler", "edf", "--seed", "4"]
+    with pool(tmp_path, num_gpu_blocks=400) as servers:
+        assert run_all(tmp_path, *one) == 2
+        for server in servers:
+            server.behaviour.num_gpu_blocks = 500
+        assert run_all(tmp_path, *one) == 0
+    assert runs(tmp_path / "live") == ["jsq.edf.1200.mixed.4"]
