@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from inframind.calibration import LogCheck, as_document, check_logs, headline, read_logs
 from inframind.sim import ServerSection, load_server
-from inframind.traces import ConfigError, versions
+from inframind.traces import ConfigError, versions, write_whole
 
-from .output import print_json, print_table, progress, write_whole
+from .output import print_json, print_table, progress
 from .report_cells import UNKNOWN
 from .report_check import render_check
 from .report_check_tables import (

@@ -6,8 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inframind.traces import write_whole
+
 from . import evaluate, train
-from .output import OVERWRITE_HELP, claim_folder, write_whole
+from .output import OVERWRITE_HELP, claim_folder
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -10,12 +10,11 @@ import pandas as pd
 
 from inframind.live import Endpoint, ReplayOptions, graded, replay_live, run_tables
 from inframind.live.sandbox import SandboxError
-from inframind.traces import begin_run, finish_run, summarise
+from inframind.traces import begin_run, finish_run, summarise, write_whole
 from inframind.workflows import Controller, Replay, ServerInfo, replay
 
 from .live_dashboard import dashboard
 from .live_queries import LiveQueries, simulated_queries, task_queries
-from .output import write_whole
 from .workflow_cell import WorkflowCell
 
 

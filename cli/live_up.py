@@ -10,10 +10,10 @@ import tomli_w
 
 from inframind.live import Checked, LaunchError, ServerError
 from inframind.sim import PoolSection, load_pool
-from inframind.traces import ConfigError
+from inframind.traces import ConfigError, write_whole
 
 from .live_pool import RunningPool, check_endpoints, live_pool, terminable, with_policy
-from .output import print_table, write_whole
+from .output import print_table
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from inframind.traces import by_tier
+from inframind.traces import by_tier, write_whole
 
-from .output import write_whole
 from .report_cells import UNKNOWN, cell
 from .report_figures import latency_curves, queues, tier_bars
 from .report_page import render_page
