@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inframind.calibration import FoldersComparison, compare_folders, comparison_document, headlines
-from inframind.traces import ConfigError, versions
+from inframind.traces import ConfigError, versions, write_whole
 
-from .output import check_target, print_json, print_table, progress, write_whole
+from .output import check_target, print_json, print_table, progress
 from .report_compare import render_comparison
 from .report_compare_tables import CONDITION_HEADS, RANKING_HEADS, condition_cells, ranking_rows, table_notes, warnings
 

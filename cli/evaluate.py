@@ -33,12 +33,12 @@ from inframind.agents import (
 from inframind.calibration.predictors import LatencyPredictors
 from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import ConfigError, check_same_config, versions
+from inframind.traces import ConfigError, check_same_config, versions, write_whole
 from inframind.workflows import STRATEGIES
 
 from .arguments import positive_int
 from .file_kinds import check_kind
-from .output import OVERWRITE_HELP, claim_folder, print_json, print_table, progress, write_frame, write_whole
+from .output import OVERWRITE_HELP, claim_folder, print_json, print_table, progress, write_frame
 from .report_cells import FEW_SEEDS, UNROUNDED
 from .report_evaluate import points, render_evaluation
 

@@ -1,9 +1,7 @@
 """Tables, progress and files: what every command prints in the same way."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from inframind.traces import ConfigError
+from inframind.traces import ConfigError, write_whole
 
 PIPE_WIDTH = 200
 """A pipe has no width to fit into: tables may be as wide as this."""
@@ -162,29 +160,6 @@ def check_unused(out: Path, *, overwrite: bool) -> None:
     """
     if not overwrite and any(next(out.glob(mark), None) for mark in ("versions.json", "*/versions.json")):
         raise ConfigError(out, ["has results already; --overwrite replaces them, or name another folder"])
-
-
-def write_whole(path: Path, text: str | bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be written there.
-    """
-    data = text.encode() if isinstance(text, str) else text
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ConfigError(path, [f"cannot be written: {error.strerror}"]) from None
-    try:
-        with os.fdopen(descriptor, "wb") as sink:
-            sink.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

@@ -21,10 +21,10 @@ from inframind.sim import (
     schedule_workload,
     verify,
 )
-from inframind.traces import ConfigError, Format, RequestLog, load_json, read_log
+from inframind.traces import ConfigError, Format, RequestLog, load_json, read_log, write_whole
 
 from .arguments import positive_int
-from .output import TABLE_KINDS, check_target, number, print_json, print_table, progress, write_frame, write_whole
+from .output import TABLE_KINDS, check_target, number, print_json, print_table, progress, write_frame
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -21,10 +21,10 @@ from inframind.agents.checkpoint import load_checkpoint, save_checkpoint
 from inframind.agents.training import Iteration, Trainer, train
 from inframind.agents.training_file import load_training
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import ConfigError, check_same_config, versions
+from inframind.traces import ConfigError, check_same_config, versions, write_whole
 
 from .file_kinds import check_kind
-from .output import claim_folder, print_json, progress_columns, write_whole
+from .output import claim_folder, print_json, progress_columns
 from .predictors import load_predictors
 
 METRICS, CONFIG, VERSIONS, BOARD, CHECKPOINT, POLICY = MEMBERS = (
