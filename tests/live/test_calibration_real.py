@@ -1,9 +1,10 @@
 """Profile, fit, predict: a real vLLM server under loads that it was not profiled with. ``make test-live``.
 
 The limits are wide, since a minute of profile on a machine of two cores says no more; docs/calibrating.md has what
-eight minutes come to. They are narrow enough that a step time which is off by 30 % does not pass. Each load is measured
-twice: where the two differ by more than half a limit, the machine is too unsteady to tell a right server from a wrong
-one. The tests then skip, and say so with the numbers.
+eight minutes come to. Each load is measured twice: where a prediction is beyond its limits, and the two differ by more
+than half a limit, the machine is too unsteady to tell a right server from a wrong one. The test then skips, and says so
+with the numbers. That a step time which is off by 30 % does not pass is shown on a recorded server, in
+tests/calibration/test_recorded_server.py.
 """
 
 from collections.abc import Mapping
@@ -97,20 +98,6 @@ def test_loads_that_were_not_profiled_are_predicted(
     if beyond and (unsteady := _unsteady(checks)):
         pytest.skip(f"beyond limits: {'; '.join(beyond)}; but the server's own spread: {'; '.join(unsteady)}")
     assert not beyond
-
-
-@pytest.mark.parametrize("factor", [0.7, 1.3])
-@pytest.mark.parametrize("parameter", ["prefill_token_s", "fixed_s"])
-def test_a_server_whose_step_times_are_off_by_30_percent_does_not_pass(
-    fitted: ServerSection, observed: Path, parameter: str, factor: float
-) -> None:
-    steps = fitted.step_time
-    wrong = steps.model_copy(update={parameter: factor * getattr(steps, parameter)})
-
-    checks = _checked(fitted.model_copy(update={"step_time": wrong}), observed)
-    if unsteady := _unsteady(checks):
-        pytest.skip(f"the server's own spread hides it: {'; '.join(unsteady)}")
-    assert _beyond_limits(checks)
 
 
 def _checked(server: ServerSection, log: Path) -> Mapping[str, LoadCheck]:
