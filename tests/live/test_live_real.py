@@ -1,7 +1,7 @@
 """Workflows on two real vLLM servers, beside their simulated twin: ``make test-live``.
 
-Both serve SmolLM2-135M, with 8 and with 4 slots, and stand in for two models that there is outcome data of. The step
-times are rough, so times are compared with wide limits only; docs/going-live.md has what a fitted pool comes to.
+Both serve SmolLM2-135M, with 8 slots and with one, and stand in for two models that there is outcome data of. The step
+times are rough, so only the order of two policies is compared; docs/going-live.md has what a fitted pool comes to.
 """
 
 import json
@@ -19,13 +19,13 @@ from inframind.cli import main
 from inframind.traces import read_run
 
 NUM_BLOCKS = 200
-SLOTS = (8, 4)
+SLOTS = (8, 1)
 EXPERIMENT = """
 pool = "pool.toml"
-rates_per_min = [60]
+rates_per_min = [90]
 schedulers = ["edf"]
 seeds = [1]
-num_queries = 40
+num_queries = 24
 max_tokens = 16
 planner = "Chain/MathSolver+Inspector"
 domains = ["math"]
@@ -33,6 +33,8 @@ tasks = ["reasoning-gym:chain_sum,1,50"]
 [budgets]
 tiers_s = [5, 15, 60]
 """
+POLICIES = ("shortest-expected-delay", "always-large")
+"""The first uses both servers, the second only the one with one slot, whose queue grows as long as queries come."""
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
 
@@ -65,7 +67,7 @@ context_token_s = 4e-6
 
 @pytest.fixture(scope="module")
 def folder(live_section: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs: strict and with real tasks on a pool that `live up` has started, and the simulated twin."""
+    """The runs: strict and with real tasks on a pool that `live up` has started, and the simulated twins."""
     root = tmp_path_factory.mktemp("live")
     write_files(root, live_section)
     urls = root / "up" / "urls.toml"
@@ -74,14 +76,18 @@ def folder(live_section: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         while not urls.exists():
             assert up.poll() is None
             time.sleep(0.2)
-        command = [str(root / "experiment.toml"), "--policy", "shortest-expected-delay"]
-        live = ["live", "replay", *command, "--urls", str(urls), "--no-checks"]
-        assert main([*live, "--strict-lengths", "-o", str(root / "strict")]) == 0
-        assert main([*live, "-o", str(root / "tasks"), "--set", "num_queries=8"]) == 0
+        experiment = str(root / "experiment.toml")
+        live = ["live", "replay", experiment, "--urls", str(urls), "--no-checks", "--policy"]
+        # First, so that it warms the servers up: whatever they do for the first time takes seconds.
+        tasks = ["--set", "num_queries=12", "--set", "rates_per_min=[1200]"]
+        assert main([*live, POLICIES[0], "-o", str(root / "tasks"), *tasks]) == 0
+        for policy in POLICIES:
+            assert main([*live, policy, "--strict-lengths", "-o", str(root / "strict" / policy)]) == 0
     finally:
         up.send_signal(signal.SIGTERM)
         assert up.wait(60) == 0
-    assert main(["simulate", *command, "-o", str(root / "twin")]) == 0
+    for policy in POLICIES:
+        assert main(["simulate", experiment, "--policy", policy, "-o", str(root / "twin" / policy)]) == 0
     return root
 
 
@@ -91,23 +97,24 @@ def workflows(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def test_every_query_is_answered_and_the_log_repeats_every_decision(folder: Path) -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_query_is_answered_and_the_log_repeats_every_decision(folder: Path, policy: str) -> None:
     """The servers were checked at their start: slots, blocks, and that priorities are heeded."""
-    run, answered = read_run(folder / "strict"), workflows(folder / "strict")
+    run, answered = read_run(folder / "strict" / policy), workflows(folder / "strict" / policy)
 
-    assert list(answered["outcome"]) == ["finished"] * 40
+    assert list(answered["outcome"]) == ["finished"] * 24
     assert set(run.calls["outcome"]) == {"finished"}
-    assert len(run.calls) == 80
-    report = json.loads((folder / "strict" / "client.json").read_text())
+    assert len(run.calls) == 48
+    report = json.loads((folder / "strict" / policy / "client.json").read_text())
     assert report["replay"]["agrees"]
-    assert report["replay"]["commands"] == 120
+    assert report["replay"]["commands"] == 72
     assert set(run.samples["server"]) == {f"slots-{slots}" for slots in SLOTS}
-    assert run.samples.groupby("server")["running"].max()["slots-4"] <= 4
+    assert run.samples.groupby("server")["running"].max()["slots-1"] <= 1
 
 
 def test_lengths_are_those_of_the_simulated_twin(folder: Path) -> None:
     """Of a workflow's first call, where it went to the same server: what is read later hangs on who wrote it."""
-    live, twin = (read_run(folder / name).calls for name in ("strict", "twin"))
+    live, twin = (read_run(folder / name / POLICIES[0]).calls for name in ("strict", "twin"))
     both = live[live["slot"] == 0].merge(twin, on=["call_id", "server"], suffixes=("", "_simulated"))
 
     assert len(both) >= 10
@@ -115,21 +122,27 @@ def test_lengths_are_those_of_the_simulated_twin(folder: Path) -> None:
         assert (both[column] == both[f"{column}_simulated"]).all()
 
 
-def test_latencies_are_as_many_steps_as_simulated(folder: Path) -> None:
-    """How long a step takes is the machine's affair, and the file's numbers are of another day: latencies are compared
-    in time per output token. What is left is waiting, which a slower machine has more of."""
-    runs = [read_run(folder / name) for name in ("strict", "twin")]
-    means = [workflows(folder / name)["latency_s"].mean() for name in ("strict", "twin")]
-    tpots = [((run.calls["e2e_s"] - run.calls["ttft_s"]) / (run.calls["output_tokens"] - 1)).median() for run in runs]
+def test_policies_that_are_far_apart_rank_as_simulated(folder: Path) -> None:
+    """By the mean latency of the second over that of the first.
 
-    assert 0.5 < (means[0] / tpots[0]) / (means[1] / tpots[1]) < 2.0
+    How long a step takes is the machine's affair, and the file's numbers are of another day: on a machine half or twice
+    as fast as it says, the simulated ratio is 4.0 or 4.7 instead of 6.1. Beyond that, two servers on one machine take
+    each other's time, which only the first policy feels: on two cores the real ratio was 3.3.
+    """
+    ratios = {}
+    for kind in ("twin", "strict"):
+        both, one = (workflows(folder / kind / policy)["latency_s"].mean() for policy in POLICIES)
+        ratios[kind] = one / both
+
+    assert ratios["twin"] > 3.0
+    assert ratios["strict"] > 2.0
 
 
 def test_real_tasks_are_answered_and_graded(folder: Path) -> None:
     answered = workflows(folder / "tasks")
     events = [json.loads(line) for line in (folder / "tasks" / "events.jsonl").read_text().splitlines()]
 
-    assert list(answered["outcome"]) == ["finished"] * 8
+    assert list(answered["outcome"]) == ["finished"] * 12
     assert answered["correct"].notna().all()
     assert all(event["text"] for event in events if event["kind"] == "CallFinished")
     assert json.loads((folder / "tasks" / "client.json").read_text())["replay"]["agrees"]
@@ -142,4 +155,4 @@ def test_nothing_is_left_behind(folder: Path) -> None:
         for process in Path("/proc").glob("[0-9]*/cmdline")
         if str(folder) in (command := process.read_bytes().decode(errors="replace"))
     ]
-    assert tomllib.loads((folder / "strict" / "config.toml").read_text())["run"]["strict_lengths"] is True
+    assert tomllib.loads((folder / "strict" / POLICIES[0] / "config.toml").read_text())["run"]["strict_lengths"] is True
