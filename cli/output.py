@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from inframind.traces import ConfigError, write_whole
+from inframind.traces import ConfigError, check_replaceable, find_runs, write_whole
 
 PIPE_WIDTH = 200
 """A pipe has no width to fit into: tables may be as wide as this."""
@@ -141,25 +141,54 @@ def claim_folder(out: Path, members: Sequence[str], *, overwrite: bool, hint: st
         raise ConfigError(out, [f"has {', '.join(there)} of something else; name another folder"])
     if there and not overwrite:
         raise ConfigError(out, [f"has results already; {hint}--overwrite begins anew, or name another folder"])
-    try:
-        for name in there:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(out, [f"cannot be written: {error.strerror}"]) from None
+    _clear(out, [out / name for name in there])
 
 
-def check_unused(out: Path, *, overwrite: bool) -> None:
-    """Find out before long work that a folder holds a run, or runs, which the person may want to keep.
+REPORT, SUMMARY = OF_ALL = "report.html", "summary.csv"
+"""What stands beside the folders of several runs."""
+
+
+def claim_runs(out: Path, *, is_one: bool, overwrite: bool) -> None:
+    """As `claim_folder`, for run folders: ``out`` itself, or those in it with `OF_ALL` beside them.
+
+    Parameters
+    ----------
+    is_one
+        ``out`` itself is to be a run folder, which holds nothing else.
+    overwrite
+        Remove all runs that are there first, whatever their names.
 
     Raises
     ------
     ConfigError
-        If so, unless they said that it may be written over.
+        There are such results, or something of a person's is in the way, or nothing can be written there.
     """
-    if not overwrite and any(next(out.glob(mark), None) for mark in ("versions.json", "*/versions.json")):
-        raise ConfigError(out, ["has results already; --overwrite replaces them, or name another folder"])
+    if out.exists() and not out.is_dir():
+        raise ConfigError(out, ["is a file; name a folder"])
+    runs = find_runs(out)
+    if runs and not overwrite:
+        raise ConfigError(out, ["has results already; --overwrite begins anew, or name another folder"])
+    of_all = [out / name for name in OF_ALL if (out / name).exists()]
+    if of_all and not runs:
+        raise ConfigError(
+            out, [f"{path.name} is there and not of an experiment; name another folder" for path in of_all]
+        )
+    for run in runs:
+        check_replaceable(run)
+    there = [*out.iterdir()] if out in runs else [*runs, *of_all]
+    if is_one and out.exists() and {*out.iterdir()} - {*there}:
+        raise ConfigError(out, ["is not empty and not a run folder; name another, or remove it first"])
+    _clear(out, there)
+
+
+def _clear(out: Path, there: Sequence[Path]) -> None:
+    """Make a folder, without what is there of older results."""
+    try:
+        for path in there:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(out, [f"cannot be written: {error.strerror}"]) from None
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

@@ -5,7 +5,7 @@ With ``--policy`` or ``--all`` the file is one of `inframind evaluate`, and its 
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -20,7 +20,7 @@ from inframind.workflows import edf_priority
 
 from .experiment import Experiment, Scheduler, load_experiment
 from .file_kinds import check_kind
-from .output import check_unused, number, print_json, print_table, progress, write_frame
+from .output import OVERWRITE_HELP, REPORT, SUMMARY, claim_runs, number, print_json, print_table, progress, write_frame
 from .report import RunView, write_report
 from .simulate_cell import run_cells
 from .workflow_cell import add_cell_arguments
@@ -28,7 +28,6 @@ from .workflow_cell import add_cell_arguments
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-REPORT = "report.html"
 POLICY: Final[dict[Scheduler, Literal["fcfs", "priority"]]] = {"fcfs": "fcfs", "edf": "priority"}
 """The vLLM policy behind each scheduler."""
 
@@ -71,7 +70,7 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, as workload.num=1000"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the runs that are in the folder")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
     add_cell_arguments(
         parser.add_argument_group("workflows", "runs of a file of `inframind evaluate`: with --policy one, or --all")
@@ -89,8 +88,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     check_kind(args.experiment, "simulate")
     experiment, pool = load_experiment(args.experiment, args.set)
     out = args.out or Path("runs") / args.experiment.stem
-    check_unused(out, overwrite=args.overwrite)
-    results = run_experiment(experiment, pool, base=args.experiment.parent, out=out)
+    results = run_experiment(experiment, pool, base=args.experiment.parent, out=out, overwrite=args.overwrite)
     if args.json:
         print_results_json(results, out)
         return 0
@@ -98,7 +96,9 @@ def run_simulate(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_experiment(experiment: Experiment, pool: PoolSection, *, base: Path, out: Path) -> list[Result]:
+def run_experiment(
+    experiment: Experiment, pool: PoolSection, *, base: Path, out: Path, overwrite: bool
+) -> list[Result]:
     """All runs of an experiment: simulated, written below ``out``, and reported there.
 
     Raises
@@ -106,9 +106,19 @@ def run_experiment(experiment: Experiment, pool: PoolSection, *, base: Path, out
     Mistakes
         The trace has bad rows, or ``out`` cannot be written.
     """
-    if len(experiment.loads) * len(experiment.schedulers) > 1:
-        _check_out(out)
-    results = list(_runs(experiment, pool, base))
+    requests = _requests(experiment, pool, base)
+    server_index = _destinations(experiment, pool, requests)
+    variants = [Variant(load, scheduler) for load in experiment.loads for scheduler in experiment.schedulers]
+    claim_runs(out, is_one=len(variants) == 1, overwrite=overwrite)
+    results = []
+    with progress("simulating", len(variants) * len(requests)) as on_progress:
+        for index, variant in enumerate(variants):
+            before = index * len(requests)
+
+            def on_calls(num_calls: int, before: int = before) -> None:
+                on_progress(before + num_calls)
+
+            results.append(_run(variant, experiment, pool, requests, server_index, on_calls))
     config = {"experiment": experiment.model_dump(mode="json"), "pool": pool.model_dump(mode="json")}
     for result in results:
         write_run(
@@ -120,41 +130,19 @@ def run_experiment(experiment: Experiment, pool: PoolSection, *, base: Path, out
             seed=experiment.seed,
         )
     if len(results) > 1:
-        write_frame(out / "summary.csv", _all_summaries(results))
+        write_frame(out / SUMMARY, _all_summaries(results))
     _write_report(out / REPORT, experiment, results)
     return results
 
 
-def _check_out(out: Path) -> None:
-    """Find out before long work that ``out`` is no folder, or holds a report that is not an experiment's."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ConfigError(out, ["is a file; name a folder"])
-    if any(out.glob("load-*/versions.json")):
-        return
-    theirs = [name for name in (REPORT, "summary.csv") if (out / name).exists()]
-    if theirs:
-        raise ConfigError(out, [f"{name} is there and not of an experiment; name another folder" for name in theirs])
-
-
-def _runs(experiment: Experiment, pool: PoolSection, base: Path) -> Iterator[Result]:
+def _requests(experiment: Experiment, pool: PoolSection, base: Path) -> pd.DataFrame:
     max_model_len = min(server.scheduler.max_model_len for server in pool.servers)
     requests = build_requests(
         experiment.workload, experiment.budgets, experiment.seed, base, max_model_len=max_model_len
     )
     if failed := requests.attrs.get("num_failed_dropped"):
         print(f"warning: {failed:,} failed requests of the trace, without output tokens, are left out", file=sys.stderr)
-    server_index = _destinations(experiment, pool, requests)
-    variants = [Variant(load, scheduler) for load in experiment.loads for scheduler in experiment.schedulers]
-    with progress("simulating", len(variants) * len(requests)) as on_progress:
-        for index, variant in enumerate(variants):
-            before = index * len(requests)
-
-            def on_calls(num_calls: int, before: int = before) -> None:
-                on_progress(before + num_calls)
-
-            yield _run(variant, experiment, pool, requests, server_index, on_calls)
+    return requests
 
 
 def _run(
@@ -280,7 +268,7 @@ def print_runs(results: Sequence[Result], out: Path) -> None:
         if failed := result.summary["failed"].iloc[-1]:
             print(f"{result.variant.label}: {failed:,} calls failed")
     _print_tiers(results)
-    print(f"runs: {out}\nall figures: {out / 'summary.csv'}\nreport: {out / REPORT}")
+    print(f"runs: {out}\nall figures: {out / SUMMARY}\nreport: {out / REPORT}")
 
 
 _FIGURES = ("calls", *(f"{name}\n{figure}" for name in ("TTFT", "E2E") for figure in ("mean", "p99")), "busy")

@@ -12,7 +12,7 @@ from inframind.sim import simulate_workflows
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import summarise, write_run
 
-from .output import check_unused, number, print_json, print_table, progress
+from .output import claim_runs, number, print_json, print_table, progress
 from .workflow_cell import WorkflowCell, load_cells
 
 
@@ -20,7 +20,7 @@ def run_cells(args: argparse.Namespace) -> int:
     """Simulate the cells, write their run folders, say how it went."""
     cells = load_cells(args, OutcomeModel.shipped())
     out = args.out or Path("runs") / args.experiment.stem
-    check_unused(out, overwrite=args.overwrite)
+    claim_runs(out, is_one=not args.all, overwrite=args.overwrite)
     ended = []
     with progress("simulating", len(cells)) as on_progress:
         for index, cell in enumerate(cells):
@@ -85,13 +85,13 @@ def simulate_cell(cell: WorkflowCell, out: Path, on_progress: Callable[[int], No
 
 
 def figures(workflows: pd.DataFrame) -> dict[str, float | None]:
-    """Key figures of a run's workflows; shares are of all queries, and null where nothing was graded."""
+    """Key figures of a run's workflows; shares are of all queries, and null where nothing came or was graded."""
     is_graded = workflows["correct"].notna().any()
     latency_s = workflows["latency_s"]
     return {
         "queries": len(workflows),
         "answered": int(latency_s.notna().sum()),
-        "on_time": float(workflows["on_time"].mean()),
+        "on_time": _finite(float(workflows["on_time"].mean())),
         "accuracy": float(workflows["correct"].eq(True).mean()) if is_graded else None,
         "goodput": float((workflows["correct"].eq(True) & workflows["on_time"]).mean()) if is_graded else None,
         "latency_mean_s": _finite(float(latency_s.mean())),

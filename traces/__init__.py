@@ -4,11 +4,10 @@ from .arrivals import RATES_PER_MIN, Arrivals, Client, Clients, Gamma, Microburs
 from .containers import check_commas, wrong_separator
 from .lengths import Constant, Empirical, Length, LogNormal, Uniform
 from .mistakes import ConfigError, Mistakes, TraceError
-from .readers import MOONCAKE_BLOCK_TOKENS, Format, RequestLog, read_log, read_requests
-from .run_folder import Run, begin_run, finish_run, read_run, versions, write_run
+from .readers import FORMATS, MOONCAKE_BLOCK_TOKENS, Format, RequestLog, read_log, read_requests
+from .run_folder import Run, begin_run, check_replaceable, find_runs, finish_run, read_run, versions, write_run
 from .same_config import check_same_config
 from .schema import CALLS, REQUESTS, SAMPLES, WORKFLOWS, to_table
-from .servegen import read_servegen
 from .summary import SUMMARY, by_tier, summarise
 from .typed_files import NotEmpty, Section, load_json, load_toml
 from .whole import whole_folder, write_whole
@@ -16,6 +15,7 @@ from .workload import Budgets, SyntheticWorkload, TraceWorkload, Workload, build
 
 __all__ = [
     "CALLS",
+    "FORMATS",
     "MOONCAKE_BLOCK_TOKENS",
     "RATES_PER_MIN",
     "REQUESTS",
@@ -50,14 +50,15 @@ __all__ = [
     "build_requests",
     "by_tier",
     "check_commas",
+    "check_replaceable",
     "check_same_config",
+    "find_runs",
     "finish_run",
     "load_json",
     "load_toml",
     "read_log",
     "read_requests",
     "read_run",
-    "read_servegen",
     "summarise",
     "to_table",
     "versions",

@@ -92,23 +92,34 @@ def write_run(
 ) -> None:
     """Write a run whole or not at all, in place of an older run of that name.
 
-    Args:
-        folder: Where; its parents are made.
-        config: The experiment as resolved. Keys whose value is None are left out: TOML has no null.
-        calls: Columns of `schema.CALLS`.
-        samples: Columns of `schema.SAMPLES`.
-        summary: What `summarise` returned.
-        workflows: Columns of `schema.WORKFLOWS`, if there were any.
-        events: Lines of the controller's log, without line ends, if there were workflows.
-        seed: What the random streams came from.
+    Parameters
+    ----------
+    folder
+        Where; its parents are made.
+    config
+        The experiment as resolved. Keys whose value is None are left out: TOML has no null.
+    calls
+        Columns of `schema.CALLS`.
+    samples
+        Columns of `schema.SAMPLES`.
+    summary
+        What `summarise` returned.
+    workflows
+        Columns of `schema.WORKFLOWS`, if there were any.
+    events
+        Lines of the controller's log, without line ends, if there were workflows.
+    seed
+        What the random streams came from.
 
-    Raises:
-        ConfigError: If something stands there that is not a run folder, or holds more than a run does, or nothing
-            can be written there.
-        ValueError: If a table does not fit its schema (a bug in what made it).
+    Raises
+    ------
+    ConfigError
+        If something stands there that is not a run folder, or holds more than a run does, or nothing
+        can be written there.
+    ValueError
+        If a table does not fit its schema (a bug in what made it).
     """
-    target = Path(folder).resolve()
-    _check_replaceable(target, folder)
+    check_replaceable(folder)
     with whole_folder(folder) as new:
         (new / "config.toml").write_text(tomli_w.dumps(_without_none(config)), encoding="utf-8")
         (new / "versions.json").write_text(json.dumps(versions(seed), indent=2) + "\n", encoding="utf-8")
@@ -127,15 +138,22 @@ def begin_run(folder: str | Path, config: Mapping[str, Any], *, seed: int | None
 
     One in which nothing has happened yet is begun anew: its servers could not be started, or were not the right ones.
 
-    Args:
-        folder: Where; its parents are made.
-        config: The experiment as resolved.
-        seed: What the random streams came from.
-        resume: Go on with the run in the folder.
+    Parameters
+    ----------
+    folder
+        Where; its parents are made.
+    config
+        The experiment as resolved.
+    seed
+        What the random streams came from.
+    resume
+        Go on with the run in the folder.
 
-    Raises:
-        ConfigError: If there is something already, or, to be gone on with, nothing or a run of another config (with
-            every key that differs); or nothing can be written there.
+    Raises
+    ------
+    ConfigError
+        If there is something already, or, to be gone on with, nothing or a run of another config (with
+        every key that differs); or nothing can be written there.
     """
     root = Path(folder)
     text = tomli_w.dumps(_without_none(config))
@@ -168,8 +186,10 @@ def finish_run(
 ) -> None:
     """Write the tables of a run into the folder that `begin_run` made, each whole or not at all.
 
-    Raises:
-        ValueError: If a table does not fit its schema (a bug in what made it).
+    Raises
+    ------
+    ValueError
+        If a table does not fit its schema (a bug in what made it).
     """
     root = Path(folder)
     tables = {"calls": (calls, CALLS), "samples": (samples, SAMPLES), "workflows": (workflows, WORKFLOWS)}
@@ -184,8 +204,10 @@ def finish_run(
 def read_run(folder: str | Path) -> Run:
     """Read a run folder.
 
-    Raises:
-        TraceError: With every file of it that is missing or broken.
+    Raises
+    ------
+    TraceError
+        With every file of it that is missing or broken.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -257,17 +279,31 @@ def _git_commit(source: Path) -> str | None:
     return output or None
 
 
-def _check_replaceable(target: Path, named: str | Path) -> None:
+def find_runs(folder: str | Path) -> list[Path]:
+    """Return the run folders that are there: this one, or those in it."""
+    marks = (mark for pattern in ("versions.json", "*/versions.json") for mark in sorted(Path(folder).glob(pattern)))
+    return [mark.parent for mark in marks]
+
+
+def check_replaceable(folder: str | Path) -> None:
+    """Make sure that a folder is a run's and holds nothing else, or is empty or not there.
+
+    Raises
+    ------
+    ConfigError
+        If not.
+    """
+    target = Path(folder)
     if not target.exists():
         return
     if not target.is_dir():
-        raise ConfigError(named, ["is a file; a run needs a folder"])
+        raise ConfigError(folder, ["is a file; a run needs a folder"])
     held = {member.name for member in target.iterdir()}
     if held and not held >= _MARKS:
-        raise ConfigError(named, ["is not empty and not a run folder; name another, or remove it first"])
+        raise ConfigError(folder, ["is not empty and not a run folder; name another, or remove it first"])
     if others := sorted(held - _MEMBERS):
         raise ConfigError(
-            named, [f"{name}: no part of a run; move it away to overwrite this folder" for name in others]
+            folder, [f"{name}: no part of a run; move it away to overwrite this folder" for name in others]
         )
 
 

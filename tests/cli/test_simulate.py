@@ -266,6 +266,45 @@ def test_a_run_is_written_over_only_if_that_is_said(
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
         assert main(words) == 2
-        assert "has results already; --overwrite replaces them, or name another folder" in capsys.readouterr().err
+        assert "has results already; --overwrite begins anew, or name another folder" in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
         assert main([*words, "--overwrite"]) == 0
+
+
+def test_overwriting_leaves_no_run_of_an_earlier_file(experiment: Path, tmp_path: Path) -> None:
+    """Neither those of other loads, nor several beside a single one, nor the other way round; a person's file stays."""
+    out = tmp_path / "run"
+    words = ["simulate", str(experiment), "-o", str(out), "--overwrite"]
+    assert main([*words, "--set", "loads=[1, 2]"]) == 0
+    (out / "notes.txt").write_text("mine")
+
+    assert main([*words, "--set", "loads=[3]"]) == 0
+    assert names(out) == {"load-3-edf", "load-3-fcfs", "notes.txt", "report.html", "summary.csv"}
+    (out / "notes.txt").unlink()
+    assert main([*words, "--set", "schedulers=['fcfs']"]) == 0
+    assert read_run(out).config["run"]["scheduler"] == "fcfs"
+    assert "load-3-fcfs" not in names(out)
+    assert main([*words, "--set", "loads=[3]"]) == 0
+    assert names(out) == {"load-3-edf", "load-3-fcfs", "report.html", "summary.csv"}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_is_in_the_way_is_told_before_anything_is_removed_or_simulated(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder with more than a run in it, and a person's file where the run folder is to be."""
+    out = tmp_path / "run"
+    words = ["simulate", str(experiment), "-o", str(out), "--overwrite"]
+    assert main(words) == 0
+    monkeypatch.setattr("inframind.cli.simulate.simulate_calls", None)
+
+    (out / "notes.txt").write_text("mine")
+    assert main([*words, "--set", "schedulers=['fcfs']"]) == 2
+    assert "is not empty and not a run folder" in capsys.readouterr().err
+    (out / "load-1-fcfs" / "thesis.tex").write_text("mine")
+    assert main(words) == 2
+    assert "thesis.tex: no part of a run" in capsys.readouterr().err
+    assert names(out) == {"load-1-edf", "load-1-fcfs", "notes.txt", "report.html", "summary.csv"}
