@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from inframind.calibration import Fit, fit_server, fitted_toml, of_server
 from inframind.sim import load_server_to_fit
-from inframind.traces import ConfigError, read_log, write_whole
+from inframind.traces import FORMATS, ConfigError, read_log, write_whole
 
 from .output import check_target, print_json, print_table, progress
-from .sim import FORMATS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

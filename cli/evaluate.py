@@ -30,15 +30,14 @@ from inframind.agents import (
     read_cell,
     summarise_evaluation,
 )
-from inframind.calibration.predictors import LatencyPredictors
 from inframind.sim import PoolSection
 from inframind.sim.outcomes import OutcomeModel
-from inframind.traces import ConfigError, check_same_config, versions, write_whole
-from inframind.workflows import STRATEGIES
+from inframind.traces import check_same_config, versions, write_whole
 
 from .arguments import positive_int
 from .file_kinds import check_kind
 from .output import OVERWRITE_HELP, claim_folder, print_json, print_table, progress, write_frame
+from .predictors import load_predictors
 from .report_cells import FEW_SEEDS, UNROUNDED
 from .report_evaluate import points, render_evaluation
 
@@ -184,26 +183,7 @@ def _run_cell(evaluation: str, pool: str, cell: Cell) -> CellResult:
 @lru_cache(1)
 def _world(evaluation: str, pool: str) -> World:
     settings, servers = Evaluation.model_validate_json(evaluation), PoolSection.model_validate_json(pool)
-    return World(settings, servers, _outcomes(), load_predictors(settings.predictors, servers))
-
-
-def load_predictors(folder: str | None, pool: PoolSection) -> LatencyPredictors | None:
-    """Those that a file names, if it does.
-
-    Raises
-    ------
-    ConfigError
-        They are broken, or do not fit the pool.
-    """
-    if folder is None:
-        return None
-    models = [server.model for server in pool.servers]
-    predictors = LatencyPredictors.load(folder, models, list(STRATEGIES))
-    size, ours = predictors.about.embedding_size, _outcomes().bank.embedding.shape[1]
-    if size not in (None, ours):
-        mistake = f"trained with query embeddings of {size} numbers; those of the questions have {ours}"
-        raise ConfigError(folder, [mistake])
-    return predictors
+    return World(settings, servers, _outcomes(), load_predictors(settings.predictors, servers, _outcomes()))
 
 
 @lru_cache(1)

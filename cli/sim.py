@@ -21,7 +21,7 @@ from inframind.sim import (
     schedule_workload,
     verify,
 )
-from inframind.traces import ConfigError, Format, RequestLog, load_json, read_log, write_whole
+from inframind.traces import FORMATS, ConfigError, RequestLog, load_json, read_log, write_whole
 
 from .arguments import positive_int
 from .output import TABLE_KINDS, check_target, number, print_json, print_table, progress, write_frame
@@ -29,7 +29,6 @@ from .output import TABLE_KINDS, check_target, number, print_json, print_table, 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-FORMATS: tuple[Format, ...] = ("auto", "azure", "mooncake", "burstgpt", "llmservingsim", "calls", "csv", "parquet")
 QUANTILES = (0.5, 0.9, 0.99)
 
 

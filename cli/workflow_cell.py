@@ -14,8 +14,8 @@ from inframind.traces import ConfigError
 from inframind.workflows import Arrived, ControllerOptions, LatencyModel
 
 from .arguments import positive_number
-from .evaluate import load_predictors
 from .file_kinds import check_kind
+from .predictors import load_predictors
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,6 @@ def load_cells(args: argparse.Namespace, outcomes: OutcomeModel) -> list[Workflo
     overrides = [*args.set, *(f"{key}={json.dumps([value])}" for key, value in chosen if value is not None)]
     check_kind(path, "evaluate")
     evaluation, pool = load_evaluation(path, overrides, outcomes)
-    world = World(evaluation, pool, outcomes, load_predictors(evaluation.predictors, pool))
+    world = World(evaluation, pool, outcomes, load_predictors(evaluation.predictors, pool, outcomes))
     cells = list(evaluation.cells()) if args.all else [next(evaluation.cells())]
     return [WorkflowCell(world, cell, args.time_scale) for cell in cells]
