@@ -9,8 +9,9 @@ import pandas as pd
 
 from inframind.sim import PoolSection, ServerOptions, WorkflowRun, simulate_workflows
 from inframind.sim.knowledge import Knowledge
-from inframind.sim.outcomes import OutcomeModel, QuestionBank
+from inframind.sim.outcomes import OutcomeModel
 from inframind.sim.queries import draw_queries
+from inframind.sim.question_bank import QuestionBank
 from inframind.traces import Budgets, Poisson
 from inframind.workflows import Arrived, LatencyModel, Observation, build_workflow
 

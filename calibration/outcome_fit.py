@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from inframind.sim.outcomes import QUESTIONS
+from inframind.sim.question_bank import QUESTIONS
 from inframind.traces import Mistakes
 from inframind.workflows import STRATEGIES
 from inframind.workflows.embedding import MiniLM
@@ -228,7 +228,6 @@ def _tensors(bank: Bank, difficulty: Array, estimator: Estimator, lengths: Lengt
         "embedding": bank.embedding,
         "difficulty": difficulty.round(3).astype(np.float32),
         "estimate": estimator.estimate.round(3).astype(np.float32),
-        "estimator": estimator.weights.round(3).astype(np.float32),
         "wordiness": wordiness.round(3).astype(np.float32),
         "prompt_tokens": bank.table["prompt_tokens"].to_numpy(np.int32),
         "source": source.map(SOURCES.index).to_numpy(np.uint8),

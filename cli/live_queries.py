@@ -17,7 +17,7 @@ from inframind.live import Ask, Call, ExactLengths, ask_text
 from inframind.live.grading import Grader
 from inframind.live.tasks import Task, load_tasks
 from inframind.sim import ServerOptions
-from inframind.sim.outcomes import QuestionBank
+from inframind.sim.question_bank import QuestionBank
 from inframind.traces import ConfigError
 from inframind.workflows import Arrived, CallRecord, Submit
 from inframind.workflows.embedding import MiniLM

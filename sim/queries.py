@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from inframind.workflows import Arrived, Query
 
-from .outcomes import QuestionBank
+from .question_bank import QuestionBank
 
 Part: TypeAlias = Literal["test", "train", "all"]
 """Which questions of the bank."""

@@ -12,7 +12,8 @@ from inframind.calibration.outcome_fit_data import concise_cot, llmrouter, mapco
 from inframind.calibration.outcome_fit_irt import fit_rasch, plausible_values, shared_noise, tetrachoric
 from inframind.calibration.outcome_fit_lengths import fit_lengths, log_ratio
 from inframind.calibration.outcome_fit_teams import Gain, SharedNoise, _chain
-from inframind.sim.outcomes import OUTCOMES, QUESTIONS
+from inframind.sim.outcome_file import OUTCOMES
+from inframind.sim.question_bank import QUESTIONS
 from inframind.traces import TraceError
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from inframind.sim.outcomes import QuestionBank
 from inframind.sim.queries import Part, draw_queries
+from inframind.sim.question_bank import QuestionBank
 from inframind.workflows import Arrived
 
 

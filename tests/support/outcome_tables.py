@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from inframind.sim.outcomes import MAX_TOKENS, OUTCOMES, OutcomeModel, OutcomesSection, QuestionBank
+from inframind.sim.outcome_file import OUTCOMES, OutcomesSection
+from inframind.sim.outcomes import MAX_TOKENS, OutcomeModel
+from inframind.sim.question_bank import QuestionBank
 from inframind.traces import load_json
 from inframind.workflows import DECIDER, TOPOLOGIES, build_workflow
 from inframind.workflows.roles import SEPARATOR
@@ -81,10 +83,10 @@ def rows_of(*sources: str) -> Iterator[tuple[str, int]]:
 def alone(llm: int, strategy: str, *sources: str, cap: int = MAX_TOKENS) -> Result:
     """One call, without other agents."""
     outcomes, right, tokens, is_cut = model(), [], [], []
-    name = outcomes.models[llm]
+    name, column = outcomes.models[llm], outcomes.strategies.index(strategy)
     for domain, question in rows_of(*sources):
-        wanted = outcomes.output_tokens(question, domain, name, strategy, "", 0, 0)
-        right.append(outcomes.call_correct(question, domain, name, strategy, "", 0, 0, cap))
+        wanted = outcomes.output_tokens(domain, question, name, strategy, "", 0, 0)
+        right.append(outcomes.right_calls(domain, question, 0, cap)[0, llm, column])
         is_cut.append(wanted > cap)
         tokens.append(min(wanted, cap))
     return Result(float(np.mean(right)), float(np.mean(tokens)), 0.0, float(np.mean(is_cut)))
@@ -107,7 +109,7 @@ def team(
         for node in build_workflow(domain, topology, role_set).nodes:
             llm, strategy = choose(node.slot, node.role.name, random)
             name = outcomes.models[llm]
-            wanted = outcomes.output_tokens(question, domain, name, strategy, node.role.name, node.slot, 0)
+            wanted = outcomes.output_tokens(domain, question, name, strategy, node.role.name, node.slot, 0)
             calls.append(Call(node.slot, node.role.name, name, strategy, min(wanted, MAX_TOKENS)))
         right.append(outcomes.answer_correct(domain, question, topology, role_set, calls, 0))
         tokens += [call.output_tokens for call in calls]
