@@ -20,6 +20,8 @@ from .fit_continuation import IMPROVEMENT, SHARES, continued, may_go_on
 from .fit_objective import (
     CONTEXT,
     DECODE,
+    EXPERT_TOKENS,
+    EXPERTS,
     FIXED,
     OVERLAP,
     PAIR,
@@ -27,6 +29,7 @@ from .fit_objective import (
     PREFILL,
     USUAL_CONTEXT_SHARE,
     USUAL_DECODE_SHARE,
+    USUAL_EXPERT_TOKENS,
     USUAL_OVERLAP,
     USUAL_PAIR_SHARE,
     USUAL_TOKENS_PER_FIXED,
@@ -56,10 +59,8 @@ MIN_SHORT = 0.05
 """Share of the prompts that must be short to show how many of their tokens ride along."""
 MIN_SPREAD = 1.5
 """Ratio of long prompts to short ones that shows what attention costs."""
-NUM_LIKELY = 2
-"""Continuations that are solved, of those with the best starts."""
-WORTH_SOLVING = 1.5
-"""How much worse than a solution a start may be, if its own solution could yet be better."""
+EXPERTS_SHARE = 0.5
+"""Of a step's fixed time, where a search for experts begins."""
 CLEARLY = 0.97
 """Ratio of two losses from which on the difference says something."""
 MOSTLY = 0.95
@@ -123,6 +124,8 @@ class _Found:
     """Length of the continuation of the logs, relative to them."""
     is_preempting: bool
     """Whether the simulated server preempts requests."""
+    has_experts: bool
+    """Whether a step reads more weights the more tokens it holds."""
 
 
 class _Fitting:
@@ -149,11 +152,13 @@ class _Fitting:
         objective = Objective(used, self.estimate, self._on_simulation)
         options = self._options(found.completed, found.completed.scheduler)
         close = self._close(objective, is_preempting=found.is_preempting)
-        free = self._seen(found.parameters)
+        free = self._seen(found.parameters, has_experts=found.has_experts)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
         solver.minimise([close])
         unsure = solver.uncertainty(close)
-        identified = unsure.is_identified | (np.arange(len(PARAMETERS)) == FIXED)
+        identified = unsure.is_identified.copy()
+        identified[FIXED] = True
+        identified[[EXPERTS, EXPERT_TOKENS]] |= not found.has_experts
         fit = fit_of(
             self.asked,
             logs=self.logs,
@@ -188,51 +193,42 @@ class _Fitting:
         going_on = [may_go_on(log) for log in self.logs]
         if any(going_on):
             longer = [
-                (share, [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)])
+                self._try(
+                    [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)],
+                    assumed,
+                    share,
+                )
                 for share in SHARES
             ]
-            starts = [self._imputed(self._coarse(logs), assumed, _start(self.estimate)) for _, logs in longer]
-            complete = found
-            for index in np.argsort([loss for _, loss in starts])[:NUM_LIKELY].tolist():
-                start, start_loss = starts[index]
-                # Solving brings a start's loss down, but not by more.
-                if start_loss < WORTH_SOLVING * complete.loss:
-                    share, logs = longer[index]
-                    other = self._try(logs, assumed, share, start)
-                    found = other if other.loss < min(IMPROVEMENT * complete.loss, found.loss) else found
-        return self._better_way(found) if assumed.tries_async else found
+            best = min(longer, key=lambda each: each.loss)
+            found = best if best.loss < IMPROVEMENT * found.loss else found
+        return self._with_experts(self._better_way(found) if assumed.tries_async else found)
 
-    def _try(
-        self,
-        logs: Sequence[MeasuredLog],
-        assumed: Completed,
-        continuation: float = 0.0,
-        start: Floats | None = None,
-    ) -> "_Found":
+    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, continuation: float = 0.0) -> "_Found":
         coarse = self._coarse(logs)
-        if start is None:
-            start = _start(self.estimate)
-            if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
-                start, _ = self._imputed(coarse, assumed, start)
+        start = _start(self.estimate)
+        if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
+            start = self._imputed(coarse, assumed, start)
         completed = assumed
         if self.asked.scheduler.max_num_seqs is None or self.asked.scheduler.num_blocks is None:
             search = Search(coarse, lambda s: self._options(assumed, s), start, assumed.data_parallel_size)
             completed = search.limits(assumed, self.asked, self.estimate)
         return self._solved(logs, coarse, completed, start, continuation)
 
-    def _seen(self, parameters: Floats) -> Bools:
-        """Which parameters show in the logs at all, by the sizes of the steps.
+    def _seen(self, parameters: Floats, *, has_experts: bool) -> Bools:
+        """Which parameters show in the logs at all, by the sizes of the steps; of experts it is known.
 
         While a step's prefill takes less time than ``fixed_s``, what a token costs cannot be told from how many of them
         ride along: that takes steps beyond. How many ride along shows only in prompts that are about as short. And
         attention is what grows faster than a prompt, which takes long ones and short ones.
         """
         new = np.concatenate([log.times.prompt_tokens - log.times.cached_tokens for log in self.logs])
-        ride_along = parameters[FIXED] / max(parameters[PREFILL], 1e-12)
+        ride_along = (parameters[FIXED] + parameters[EXPERTS]) / max(parameters[PREFILL], 1e-12)
         seen = np.ones(len(PARAMETERS), dtype=bool)
         seen[PAIR] = np.quantile(new, 0.9) >= MIN_SPREAD * np.quantile(new, 0.1)
         seen[PREFILL] = min(self._budget, new.max()) > ride_along
         seen[OVERLAP] = seen[PREFILL] and float(np.mean(new < ride_along)) >= MIN_SHORT
+        seen[[EXPERTS, EXPERT_TOKENS]] = has_experts
         return seen
 
     def _coarse(self, logs: Sequence[MeasuredLog]) -> Objective:
@@ -243,8 +239,8 @@ class _Fitting:
         runs = np.clip(CLOSE_WORK / work / len(PARAMETERS), MIN_CLOSE_RUNS, MAX_CLOSE_RUNS)
         return Region(CLOSE_RADIUS, float(runs))
 
-    def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> tuple[Floats, float]:
-        """A start, and its loss, for logs of which some requests have no times: they get simulated ones, over and over.
+    def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> Floats:
+        """A start for logs of which some requests have no times: they get simulated ones, over and over.
 
         What the other requests alone tell makes steps look too long, as if these were not there; so several scales of
         it are begun with, and the best of all rounds is taken.
@@ -265,7 +261,7 @@ class _Fitting:
                     for log, ours in zip(times, simulated, strict=True)
                 ]
                 parameters = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
-        return best, best_loss
+        return best
 
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
@@ -280,10 +276,32 @@ class _Fitting:
         remark = f"async_scheduling is not given: {told}"
         return replace(best, completed=best.completed.with_remark(remark))
 
+    def _with_experts(self, found: "_Found") -> "_Found":
+        """As a mixture of experts too, and taken for one if that explains the logs clearly better."""
+        start = found.parameters.copy()
+        start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
+        start[FIXED] -= start[EXPERTS]
+        coarse = self._coarse(found.logs)
+        other = self._solved(found.logs, coarse, found.completed, start, found.continuation, has_experts=True)
+        if other.loss >= IMPROVEMENT * found.loss:
+            return found
+        told = (
+            "a step is shorter the fewer tokens it holds, as of a mixture of experts, which reads those that these ask "
+            f"for (loss {other.loss:.3g} against {found.loss:.3g} without)"
+        )
+        return replace(other, completed=other.completed.with_remark(told))
+
     def _solved(
-        self, logs: Sequence[MeasuredLog], coarse: Objective, completed: Completed, start: Floats, continuation: float
+        self,
+        logs: Sequence[MeasuredLog],
+        coarse: Objective,
+        completed: Completed,
+        start: Floats,
+        continuation: float,
+        *,
+        has_experts: bool = False,
     ) -> "_Found":
-        free = self._seen(start)
+        free = self._seen(start, has_experts=has_experts)
         start = _usual_where(~free, start)
         options = self._options(completed, without_own_blocks(completed.scheduler, logs))
         solver = Solver(coarse, options, start, free)
@@ -300,7 +318,8 @@ class _Fitting:
             )
             solver.minimise(WIDE[-1:])
         loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
-        return _Found(logs, completed, solver.best.parameters, loss, continuation, coarse.is_preempting)
+        parameters = solver.best.parameters
+        return _Found(logs, completed, parameters, loss, continuation, coarse.is_preempting, has_experts)
 
     def _options(self, completed: Completed, scheduler: SchedulerSection) -> ServerOptions:
         return ServerSection(
@@ -321,6 +340,8 @@ def _start(estimate: StepEstimate) -> Floats:
             estimate.context_token_s,
             estimate.prefill_pair_s,
             USUAL_OVERLAP,
+            0.0,
+            USUAL_EXPERT_TOKENS,
             estimate.client_s,
         ]
     )
@@ -337,6 +358,7 @@ def _usual_where(is_tied: Bools, parameters: Floats) -> Floats:
     usual[CONTEXT] = parameters[FIXED] * USUAL_CONTEXT_SHARE
     usual[PAIR] = np.where(is_tied[PREFILL], usual[PREFILL], parameters[PREFILL]) * USUAL_PAIR_SHARE
     usual[OVERLAP] = USUAL_OVERLAP
+    usual[EXPERT_TOKENS] = USUAL_EXPERT_TOKENS
     return np.where(is_tied, usual, parameters)
 
 

@@ -35,11 +35,13 @@ PARAMETERS = (
     "context_token_s",
     "prefill_pair_s",
     "overlap",
+    "expert_s",
+    "expert_tokens",
     "client_s",
 )
-"""``overlap`` is ``free_prefill_tokens * prefill_token_s / fixed_s``: at 1 a step takes as long as reading the weights
-or computing, whichever is longer; at 0 as long as both."""
-FIXED, PREFILL, DECODE, CONTEXT, PAIR, OVERLAP, CLIENT = range(len(PARAMETERS))
+"""``overlap`` is ``free_prefill_tokens * prefill_token_s`` over the time in which all weights are read (``fixed_s`` and
+``expert_s``): at 1 a step takes as long as reading them or computing, whichever is longer; at 0 as long as both."""
+FIXED, PREFILL, DECODE, CONTEXT, PAIR, OVERLAP, EXPERTS, EXPERT_TOKENS, CLIENT = range(len(PARAMETERS))
 
 USUAL_TOKENS_PER_FIXED = 300.0
 """``fixed_s / prefill_token_s`` of dense models on GPUs: 150 (RTX 4090) to 360 (H100) in the public runs."""
@@ -53,8 +55,12 @@ USUAL_CONTEXT_SHARE = 5e-6
 USUAL_PAIR_SHARE = 5e-5
 """``prefill_pair_s / prefill_token_s``: 3e-5 to 1e-4 in the public runs."""
 
+USUAL_EXPERT_TOKENS = 16.0
+"""4 (Mixtral) to 32 (DeepSeek-V3, gpt-oss)."""
 USUAL_FACTOR = 3.0
-"""Standard deviation of these four, as a factor."""
+"""Standard deviation of these, as a factor."""
+SOME_EXPERTS = 0.05
+"""``expert_s / fixed_s``: a log has to speak for experts to show more; then it may be many times as much."""
 
 MIN_MODEL_ERROR, MAX_MODEL_ERROR = 0.02, 0.1
 """The mean of alike requests is off by as much, however many they are: what a few parameters cannot follow. Within
@@ -75,6 +81,7 @@ MAX_GROUPS = 12
 NOT_SERVED = 1.0
 """Deviation of a request that the simulated server refuses."""
 MAX_FREE_PREFILL_TOKENS = 4096
+MAX_EXPERT_TOKENS = 1024.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,8 @@ class Simulated:
 
 def step_time(parameters: Floats) -> StepTime:
     """The simulator's parameters; ``parameters`` in the order of `PARAMETERS`, in seconds."""
-    fixed, prefill, decode, context, pair, overlap, _ = parameters.tolist()
-    free = overlap * fixed / prefill if prefill > 0 else 0.0
+    fixed, prefill, decode, context, pair, overlap, experts, expert_tokens, _ = parameters.tolist()
+    free = overlap * (fixed + experts) / prefill if prefill > 0 else 0.0
     return StepTime(
         fixed_s=max(fixed, 1e-9),
         prefill_token_s=prefill,
@@ -116,6 +123,8 @@ def step_time(parameters: Floats) -> StepTime:
         context_token_s=context,
         prefill_pair_s=pair,
         free_prefill_tokens=round(min(free, MAX_FREE_PREFILL_TOKENS)),
+        expert_s=experts,
+        expert_tokens=float(np.clip(expert_tokens, 1.0, MAX_EXPERT_TOKENS)),
     )
 
 
@@ -254,6 +263,8 @@ class Objective:
                 estimate.step_s / estimate.mean_prefill_pairs,
                 1.0,
                 estimate.step_s,
+                USUAL_EXPERT_TOKENS,
+                estimate.step_s,
             ]
         )
         """A parameter of this size adds a usual step's length to a usual step, or to a TTFT."""
@@ -370,14 +381,17 @@ class Objective:
 
     def prior(self, parameters: Floats) -> Floats:
         """How far each parameter is from what is usual, relative to how far that itself is known."""
-        fixed, prefill = parameters[FIXED], parameters[PREFILL]
+        fixed, prefill, experts = parameters[FIXED], parameters[PREFILL], parameters[EXPERTS]
+        weights = fixed + experts
         return np.array(
             [
-                _times_usual(prefill, fixed / USUAL_TOKENS_PER_FIXED),
-                _times_usual(parameters[DECODE], fixed * USUAL_DECODE_SHARE),
-                _times_usual(parameters[CONTEXT], fixed * USUAL_CONTEXT_SHARE),
+                _times_usual(prefill, weights / USUAL_TOKENS_PER_FIXED),
+                _times_usual(parameters[DECODE], weights * USUAL_DECODE_SHARE),
+                _times_usual(parameters[CONTEXT], weights * USUAL_CONTEXT_SHARE),
                 _times_usual(parameters[PAIR], prefill * USUAL_PAIR_SHARE),
                 (parameters[OVERLAP] - USUAL_OVERLAP) / OVERLAP_SPREAD,
+                float(np.log1p(experts / (SOME_EXPERTS * fixed + 1e-30)) / np.log(USUAL_FACTOR)),
+                _times_usual(parameters[EXPERT_TOKENS], USUAL_EXPERT_TOKENS),
                 parameters[CLIENT] / self._step_s,
             ]
         )

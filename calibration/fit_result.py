@@ -12,7 +12,7 @@ from inframind.sim import ServerSection, StepTimeSection
 from inframind.sim.server_file import ClientSection, FittedOn, RequestsFittedOn, ServerToFit
 
 from .fingerprint import fingerprints
-from .fit_objective import CLIENT, FIXED, OVERLAP, PARAMETERS, PREFILL, MeasuredLog, Simulated, step_time
+from .fit_objective import CLIENT, EXPERTS, FIXED, OVERLAP, PARAMETERS, PREFILL, MeasuredLog, Simulated, step_time
 from .fit_options import Completed
 from .fit_range import LoadRange, load_range
 from .fit_solver import Run
@@ -114,7 +114,10 @@ def fit_of(
 
 def fitted_toml(server: ServerSection) -> str:
     """A server file, numbers to 6 significant digits."""
-    return "# Written by `inframind calibrate fit`.\n" + tomli_w.dumps(_rounded(server.model_dump(exclude_none=True)))
+    of_server = server.model_dump(exclude_none=True)
+    about = {name: of_server["step_time"][name] for name in ("std_error", "fitted_on")}
+    of_server["step_time"] = server.step_time.terms | about
+    return "# Written by `inframind calibrate fit`.\n" + tomli_w.dumps(_rounded(of_server))
 
 
 def _rounded(value: Any) -> Any:
@@ -138,7 +141,8 @@ def _std_errors(parameters: Floats, std_errors: Floats) -> dict[str, float]:
             continue
         if index == OVERLAP:
             # The others' share is small: overlap is known to 10 % at best.
-            found["free_prefill_tokens"] = float(value * parameters[FIXED] / max(parameters[PREFILL], 1e-12))
+            weights = parameters[FIXED] + parameters[EXPERTS]
+            found["free_prefill_tokens"] = float(value * weights / max(parameters[PREFILL], 1e-12))
         else:
             found["client_overhead_s" if index == CLIENT else PARAMETERS[index]] = float(value)
     return found
@@ -235,6 +239,8 @@ _WHY = {
     "context_token_s": "the cost of context: the sequences are too alike in length",
     "prefill_pair_s": "the cost of attention in a prefill: the prompts are too alike in length, or too short",
     "free_prefill_tokens": "how many prompt tokens ride along with reading the weights: too few short prompts",
+    "expert_s": "whether a step reads more weights the more tokens it holds, as a mixture of experts does",
+    "expert_tokens": "how many tokens ask for all experts",
     "client_overhead_s": "the client's overhead: nothing tells it from the time of a step",
 }
 _INSTEAD = {
@@ -243,6 +249,8 @@ _INSTEAD = {
     "context_token_s": "5e-6 of fixed_s, as on many GPUs",
     "prefill_pair_s": "5e-5 of prefill_token_s, as on many GPUs",
     "free_prefill_tokens": "0.15 of what fixed_s would compute",
+    "expert_s": "0",
+    "expert_tokens": "16, as of an LLM with 128 experts of which a token asks for 8",
     "client_overhead_s": "0",
 }
 

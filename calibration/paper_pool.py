@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -116,8 +116,8 @@ def on_b200(h200: StepTimeSection) -> StepTimeSection:
 
 
 def _slowed(alone: StepTimeSection, slowdown: float) -> StepTimeSection:
-    seconds: Mapping[str, float] = alone.model_dump(exclude={"free_prefill_tokens", "std_error", "fitted_on"})
-    return alone.model_copy(update={name: slowdown * value for name, value in seconds.items()})
+    slowed = {name: slowdown * value for name, value in alone.terms.items() if name.endswith("_s")}
+    return alone.model_copy(update=slowed)
 
 
 _HEAD = (

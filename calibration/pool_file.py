@@ -25,9 +25,8 @@ def write_pool(pool: PoolSection, head: Sequence[str], path: str | Path) -> None
 
 
 def _step_time_lines(step_time: StepTimeSection) -> Iterable[str]:
-    parameters = step_time.model_dump(exclude={"std_error", "fitted_on"})
     yield "[servers.step_time]"
-    yield from _pairs(parameters)
+    yield from _pairs(step_time.terms)
     if step_time.std_error:
         yield ""
         yield "[servers.step_time.std_error]"

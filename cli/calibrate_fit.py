@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _parameters(fit: Fit) -> Mapping[str, float]:
     steps = fit.server.step_time
-    names = (*("fixed_s", "prefill_token_s", "decode_s", "context_token_s", "prefill_pair_s", "free_prefill_tokens"),)
+    names = ["fixed_s", "prefill_token_s", "decode_s", "context_token_s", "prefill_pair_s", "free_prefill_tokens"]
+    names += ["expert_s", "expert_tokens"] if steps.expert_s > 0 else []
     return {name: getattr(steps, name) for name in names} | {"client_overhead_s": fit.server.client.overhead_s}
 
 

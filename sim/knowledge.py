@@ -28,11 +28,11 @@ class Expectations(Protocol):
         """The prompting strategies."""
         ...
 
-    def expected_quality(self, question: int, domain: str, max_tokens: int = ...) -> Map:
+    def expected_quality(self, domain: str, question: int, max_tokens: int = ...) -> Map:
         """Probability that a call alone is right: ``[LLM, strategy]``."""
         ...
 
-    def expected_tokens(self, question: int, domain: str, max_tokens: int = ...) -> Map:
+    def expected_tokens(self, domain: str, question: int, max_tokens: int = ...) -> Map:
         """Mean output of a call: ``[LLM, strategy]``."""
         ...
 
@@ -70,11 +70,14 @@ class Knowledge:
         self.max_num_seqs = np.array([[server.scheduler.max_num_seqs] for server in servers])
         """Slots of each server, ``[server, 1]``."""
         times = [
-            (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s)
+            (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s, time.expert_s, time.expert_tokens)
             for time in (server.step_time for server in servers)
         ]
-        self._fixed_s, self._decode_s, self._context_token_s, self._prefill_token_s = np.array(times).T[:, :, None]
-        self.token_s = self._fixed_s + self._decode_s
+        of_steps = np.array(times).T[:, :, None]
+        self._fixed_s, self._decode_s, self._context_token_s, self._prefill_token_s = of_steps[:4]
+        self._expert_s, self._expert_tokens = of_steps[4:]
+        self._has_experts = bool(self._expert_s.any())
+        self.token_s = self._fixed_s + self._decode_s + self._experts_s(np.ones_like(self._fixed_s))
         """Seconds of a server for each token of a request that is alone, ``[server, 1]``: its price, and its size."""
 
     def prospect(self, query: Query) -> Prospect:
@@ -95,7 +98,10 @@ class Knowledge:
             Requests in the batch, this one included: ``[server, 1]``.
         """
         decode_s = self._decode_s + self._context_token_s * (prompt_tokens + tokens / 2)
-        call_s: Map = self._prefill_token_s * prompt_tokens + tokens * (self._fixed_s + num_running * decode_s)
+        step_s = self._fixed_s + num_running * decode_s
+        if self._has_experts:
+            step_s = step_s + self._experts_s(num_running)
+        call_s: Map = self._prefill_token_s * prompt_tokens + tokens * step_s
         return call_s
 
     def latency_s(self, observation: Observation) -> Map:
@@ -127,9 +133,14 @@ class Knowledge:
         latency_s: Map = rounds * (call_s.sum(axis=-1, keepdims=True) / call_s.shape[-1]) + call_s
         return latency_s
 
+    def _experts_s(self, num_running: Map) -> Map:
+        """As `inframind.sim.StepTime.experts_s`."""
+        experts_s: Map = -self._expert_s * np.expm1(-num_running / self._expert_tokens)
+        return experts_s
+
     def _look_up(self, domain: str, question: int) -> Prospect:
         expected = self._expectations
         return Prospect(
-            expected.expected_quality(question, domain, self.max_tokens)[self._at],
-            expected.expected_tokens(question, domain, self.max_tokens)[self._at],
+            expected.expected_quality(domain, question, self.max_tokens)[self._at],
+            expected.expected_tokens(domain, question, self.max_tokens)[self._at],
         )

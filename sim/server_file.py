@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -128,10 +128,20 @@ class StepTimeSection(Section):
     """Each (query, key) pair of a prefill chunk's causal attention."""
     free_prefill_tokens: Annotated[int, Field(ge=0)] = 0
     """Prefill tokens of a step that cost nothing extra: while the GEMMs are still bound by reading the weights."""
+    expert_s: Seconds = 0.0
+    """Reading all experts of a mixture of experts; a step reads those that its tokens ask for."""
+    expert_tokens: Annotated[float, Field(ge=1, le=1024)] = 16.0
+    """``num_experts / num_experts_per_tok`` of the LLM: so many tokens ask for 63 % of the experts."""
     std_error: dict[str, float] = Field(default_factory=dict)
     """Standard error of each fitted parameter, in its own unit."""
     fitted_on: FittedOn | None = None
     """Where the numbers come from."""
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """The numbers themselves; those of experts where there are any."""
+        of_experts = set() if self.expert_s else {"expert_s", "expert_tokens"}
+        return self.model_dump(exclude={"std_error", "fitted_on", *of_experts})
 
 
 class ClientSection(Section):
@@ -214,7 +224,7 @@ class ServerSection(Section):
             name=self.name,
             model=self.model,
             scheduler=SchedulerOptions(**scheduler),
-            step_time=StepTime(**self.step_time.model_dump(exclude={"std_error", "fitted_on"})),
+            step_time=StepTime(**self.step_time.terms),
             max_num_queued_reqs=self.max_num_queued_reqs,
             client_overhead_s=self.client.overhead_s,
         )

@@ -133,6 +133,52 @@ def test_known_parameters_come_back(name: str) -> None:
     assert sum(abs(z) > 2 for z in off.values()) <= 2, off
 
 
+MOE = StepTime(
+    fixed_s=0.008,
+    prefill_token_s=2e-5,
+    decode_s=7e-5,
+    context_token_s=5e-8,
+    prefill_pair_s=1e-9,
+    free_prefill_tokens=40,
+    expert_s=0.018,
+    expert_tokens=16.0,
+)
+
+
+def one_load_after_the_other(steps: StepTime, *loads: pd.DataFrame) -> pd.DataFrame:
+    """What was measured of each, on a server that was idle before."""
+    parts, start_s = [], 0.0
+    for load in loads:
+        part = measured(load, steps)
+        parts.append(part.assign(arrival_s=part["arrival_s"] + start_s))
+        start_s += float((part["arrival_s"] + part["e2e_s"]).max()) + 1.0
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.timeout(300)
+def test_a_mixture_of_experts_is_known_by_its_small_steps() -> None:
+    """Fitted on batches of 1 to some 60, and told to the person. Without experts a moderate load is 20 % off."""
+    log = one_load_after_the_other(MOE, poisson(10, 15, 0.2), poisson(11, 50, 2), poisson(12, 100, 15))
+    moderate = measured(poisson(2, 150, 4), MOE)
+
+    result = fit(log)
+
+    found = result.server.step_time
+    errors = mean_errors(predict(moderate, result.server))
+    assert any("mixture of experts" in remark for remark in result.remarks), result.remarks
+    assert found.expert_s == pytest.approx(MOE.expert_s, rel=0.3)
+    assert 8 < found.expert_tokens < 32
+    assert all(abs(error) < 0.05 for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_dense_model_has_no_experts(name: str) -> None:
+    _, result = known(name)
+
+    assert result.server.step_time.expert_s == 0
+    assert "expert" not in fitted_toml(result.server)
+
+
 @pytest.mark.parametrize("name", LOGS)
 def test_the_search_gets_to_the_minimum(name: str) -> None:
     """The cost where it ends is about that at the truth or less, both averaged over the jumps around them."""

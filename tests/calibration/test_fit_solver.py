@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from inframind.calibration.fit_objective import (
     CONTEXT,
     DECODE,
+    EXPERT_TOKENS,
+    EXPERTS,
     FIXED,
     PARAMETERS,
     PREFILL,
     USUAL_CONTEXT_SHARE,
     USUAL_DECODE_SHARE,
+    USUAL_EXPERT_TOKENS,
     USUAL_TOKENS_PER_FIXED,
     Objective,
 )
@@ -27,7 +30,7 @@ class StepsAlone(Objective):
 
     def __init__(self) -> None:
         # One request at a time: a decode of a usual server adds a 300th of the unit, a token of context a 200,000th.
-        self.units = np.array([0.01, 1e-4, 0.01, 1e-5, 1e-7, 1.0, 0.01])
+        self.units = np.array([0.01, 1e-4, 0.01, 1e-5, 1e-7, 1.0, 0.01, 16.0, 0.01])
         self._step_s = 0.01
 
     def simulate(self, options: Any, parameters: Floats) -> Any:
@@ -42,7 +45,7 @@ class StepsAlone(Objective):
 
 def test_what_the_logs_do_not_tell_ends_at_what_is_usual() -> None:
     """Wherever the search begins, and however little a usual value adds to a step."""
-    start = np.array([0.012, 2e-4, 1e-3, 1e-6, 1e-8, 0.5, 0.0])
+    start = np.array([0.012, 2e-4, 1e-3, 1e-6, 1e-8, 0.5, 1e-3, 8.0, 0.0])
     free = np.ones(len(PARAMETERS), dtype=bool)
 
     found = Solver(StepsAlone(), None, start, free).minimise([Region(0.3, 2.5), Region(0.1, 2.5), Region(0.07, 3)])  # type: ignore[arg-type]
@@ -51,3 +54,5 @@ def test_what_the_logs_do_not_tell_ends_at_what_is_usual() -> None:
     assert found[PREFILL] == pytest.approx(0.01 / USUAL_TOKENS_PER_FIXED, rel=0.01)
     assert found[DECODE] == pytest.approx(0.01 * USUAL_DECODE_SHARE, rel=0.01)
     assert found[CONTEXT] == pytest.approx(0.01 * USUAL_CONTEXT_SHARE, rel=0.01)
+    assert found[EXPERTS] == pytest.approx(0.0, abs=0.001 * 0.01)
+    assert found[EXPERT_TOKENS] == pytest.approx(USUAL_EXPERT_TOKENS, rel=0.01)

@@ -29,6 +29,18 @@ def test_call_s_by_hand() -> None:
     assert seconds[0, 0] == pytest.approx(0.02 + 100 * (0.01 + 2 * (0.001 + 0.0007)))
 
 
+def test_a_batch_reads_more_of_a_mixture_of_experts() -> None:
+    """As above, and of experts that take 4 ms those that 2 tokens ask for, or 1 where the call is alone."""
+    slow = replace(SERVERS[0], step_time=StepTime(0.01, 0.001, 0.001, 0.00001, expert_s=0.004, expert_tokens=2.0))
+    knowledge = Knowledge([slow], Expected(), 2048)
+
+    seconds = knowledge.call_s(20, np.array([[100.0]]), np.array([[2.0]]))
+
+    experts_s = 0.004 * (1 - np.exp(-1))
+    assert seconds[0, 0] == pytest.approx(0.02 + 100 * (0.01 + experts_s + 2 * (0.001 + 0.0007)))
+    assert knowledge.token_s[0, 0] == pytest.approx(0.01 + 0.001 + 0.004 * (1 - np.exp(-0.5)))
+
+
 def test_waiting_takes_rounds_of_the_mean_call() -> None:
     """Two slots. With 1 other nothing waits; with 3 others a call waits for (3 + 1 - 2) / 2 = 1 round."""
     knowledge = Knowledge(SERVERS, Expected(), 2048)

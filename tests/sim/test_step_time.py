@@ -1,6 +1,7 @@
 """How long a step takes, by hand."""
 
 from dataclasses import replace
+from math import exp
 
 import pytest
 
@@ -70,3 +71,35 @@ def test_decode_rounds_add_up_to_single_steps() -> None:
     singles = [ticks.step(make_step(num_decodes=3, context_tokens=50 + 3 * k)) for k in range(1, 8)]
     assert [first + k * growth for k in range(7)] == singles
     assert 7 * first + growth * (7 * 6 // 2) == sum(singles)
+
+
+EXPERTS = StepTime(fixed_s=1.0, prefill_token_s=0.1, decode_s=0.5, expert_s=2.0, expert_tokens=4.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds"),
+    [
+        pytest.param(make_step(num_decodes=4), 1 + 4 * 0.5 + 2 * (1 - exp(-1)), id="decodes"),
+        pytest.param(make_step(3, 1), 1 + 3 * 0.1 + 0.5 + 2 * (1 - exp(-1)), id="prefill tokens ask for experts too"),
+        pytest.param(make_step(1000), 1 + 1000 * 0.1 + 2, id="all experts"),
+    ],
+)
+def test_a_step_reads_the_experts_that_its_tokens_ask_for(step: Step, seconds: float) -> None:
+    assert EXPERTS.seconds(step) == pytest.approx(seconds, rel=1e-9)
+    assert to_seconds(StepTicks(EXPERTS).step(step)) == pytest.approx(seconds, rel=1e-8)
+
+
+def test_experts_of_tokens_that_ask_at_random() -> None:
+    """8 of 128 for each token: the expected share of the experts that 5 tokens ask for, to a per cent of all."""
+    step_time = replace(EXPERTS, expert_tokens=128 / 8)
+
+    assert step_time.experts_s(5) == pytest.approx(2 * (1 - (1 - 8 / 128) ** 5), abs=2 * 0.01)
+
+
+def test_decode_rounds_with_experts_add_up_to_single_steps() -> None:
+    ticks = StepTicks(replace(EXPERTS, context_token_s=0.001))
+
+    first, growth = ticks.decode_rounds(3, 50)
+
+    singles = [ticks.step(make_step(num_decodes=3, context_tokens=50 + 3 * k)) for k in range(1, 8)]
+    assert [first + k * growth for k in range(7)] == singles
