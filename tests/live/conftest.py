@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inframind.cli import main
-from inframind.live import VllmServer
+from inframind.live import VllmServer, wait_until_healthy
 
 ROOT = Path(__file__).parents[2]
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -76,7 +76,7 @@ def real_server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with VllmServer(VLLM_PYTHON, smollm2, port=port, log=log, arguments=ARGUMENTS, environment=ENVIRONMENT) as server:
-        server.wait_until_healthy(240)
+        wait_until_healthy([server], 240)
         yield server
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inframind.live import Launch, LaunchError, VllmServer, running_pool
+from inframind.live import Launch, LaunchError, VllmServer, running_pool, wait_until_healthy
 from inframind.traces import ConfigError
 
 STAND_IN = """
@@ -74,7 +74,7 @@ def pids(folder: Path) -> list[int]:
 
 def test_a_server_runs_until_it_is_stopped_and_leaves_no_process(tmp_path: Path) -> None:
     with server(tmp_path) as vllm:
-        vllm.wait_until_healthy(20)
+        wait_until_healthy([vllm], 20)
         assert all(is_alive(pid) for pid in pids(tmp_path))
 
     assert not any(is_alive(pid) for pid in pids(tmp_path))
@@ -84,7 +84,7 @@ def test_a_server_runs_until_it_is_stopped_and_leaves_no_process(tmp_path: Path)
 def test_a_server_and_what_it_starts_stay_on_its_cpus(tmp_path: Path) -> None:
     last = max(os.sched_getaffinity(0))
     with server(tmp_path, cpus=(last,)) as vllm:
-        vllm.wait_until_healthy(20)
+        wait_until_healthy([vllm], 20)
         found = [os.sched_getaffinity(pid) for pid in pids(tmp_path)]
 
     assert found == [{last}, {last}]
@@ -127,7 +127,7 @@ def test_no_two_servers_of_a_pool_have_one_port(tmp_path: Path) -> None:
 def test_one_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
     vllm = server(tmp_path, "--stubborn")
     vllm.start()
-    vllm.wait_until_healthy(20)
+    wait_until_healthy([vllm], 20)
     begin = time.monotonic()
     vllm.stop(grace_s=0.5)
 
@@ -137,7 +137,7 @@ def test_one_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
 
 def test_one_that_ends_while_starting_is_told_with_its_last_words(tmp_path: Path) -> None:
     with server(tmp_path, "--broken") as vllm, pytest.raises(LaunchError) as error:
-        vllm.wait_until_healthy(20)
+        wait_until_healthy([vllm], 20)
 
     assert "ended with exit code 3" in str(error.value)
     assert str(error.value).endswith("server.log ends: no such model")
@@ -145,7 +145,7 @@ def test_one_that_ends_while_starting_is_told_with_its_last_words(tmp_path: Path
 
 def test_one_that_never_becomes_healthy_is_given_up(tmp_path: Path) -> None:
     with server(tmp_path, "--ill") as vllm, pytest.raises(LaunchError, match=r"not healthy after 1\.5 s"):
-        vllm.wait_until_healthy(1.5)
+        wait_until_healthy([vllm], 1.5)
 
     assert not any(is_alive(pid) for pid in pids(tmp_path))
 
@@ -164,10 +164,10 @@ def test_a_server_ends_when_the_program_that_started_it_is_killed(tmp_path: Path
     """Killed outright, it can stop nothing itself."""
     server(tmp_path)
     code = (
-        "import sys; from inframind.live import VllmServer; from pathlib import Path\n"
+        "import sys; from inframind.live import VllmServer, wait_until_healthy; from pathlib import Path\n"
         f"vllm = VllmServer(sys.executable, 'm', port={free_port()}, log=Path({str(tmp_path / 'log')!r}),\n"
         f"    environment={{'PYTHONPATH': {str(tmp_path)!r}, 'PIDS': {str(tmp_path / 'pids')!r}}})\n"
-        "vllm.start(); vllm.wait_until_healthy(20); sys.stdin.read()"
+        "vllm.start(); wait_until_healthy([vllm], 20); sys.stdin.read()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     while not (tmp_path / "pids").exists():
