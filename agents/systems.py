@@ -162,7 +162,7 @@ class Clairvoyant:
         query, node = observation.query, observation.node
         assert node is not None  # an executor is asked about calls only
         wanted = self._outcomes.output_tokens(
-            query.question, query.domain, model, strategy, node.role.name, node.slot, self._seed
+            query.domain, query.question, model, strategy, node.role.name, node.slot, self._seed
         )
         return min(wanted, self._knowledge.max_tokens)
 

@@ -67,7 +67,7 @@ class Recorded:
         return self._choices.get(slot, (0, "Flash"))
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
         """Length of the call that was chosen for next."""
         return self._asked.popleft()

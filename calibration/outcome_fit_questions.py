@@ -161,8 +161,6 @@ class Estimator:
 
     estimate: Array
     """For each question: out of fold in the train part, from the whole train part in the test part."""
-    weights: Array
-    """(domains, 384 + 1): the intercept comes last."""
     residual_sd: dict[str, float]
     """Of the test part, by domain."""
     test_r2: dict[str, float]
@@ -174,21 +172,19 @@ def fit_estimator(bank: Bank, difficulty: Array) -> Estimator:
     domain = bank.table["source"].map(DOMAIN_OF).to_numpy()
     is_train = bank.table["is_train"].to_numpy()
     x = bank.embedding.astype(float)
-    estimate, weights = np.empty(len(x)), np.empty((len(DOMAINS), x.shape[1] + 1))
+    estimate = np.empty(len(x))
     residual_sd, test_r2 = {}, {}
-    for number, name in enumerate(DOMAINS):
+    for name in DOMAINS:
         train, test = (domain == name) & is_train, (domain == name) & ~is_train
         every = [
             (penalty, cross_val_predict(Ridge(penalty), x[train], difficulty[train], cv=_FOLDS))
             for penalty in _PENALTIES
         ]
         penalty, estimate[train] = max(every, key=lambda each: _r2(difficulty[train], each[1]))
-        ridge = Ridge(penalty).fit(x[train], difficulty[train])
-        estimate[test] = ridge.predict(x[test])
-        weights[number] = [*ridge.coef_, ridge.intercept_]
+        estimate[test] = Ridge(penalty).fit(x[train], difficulty[train]).predict(x[test])
         residual_sd[name] = float((difficulty[test] - estimate[test]).std())
         test_r2[name] = _r2(difficulty[test], estimate[test])
-    return Estimator(estimate, weights, residual_sd, test_r2)
+    return Estimator(estimate, residual_sd, test_r2)
 
 
 def category_r2(data: Path, scale: Scale) -> float:

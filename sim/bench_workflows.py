@@ -117,7 +117,7 @@ class _AnyOutcomes:
         self._lengths = np.random.default_rng(0).integers(*OUTPUT_TOKENS, 9973).tolist()
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
         length: int = self._lengths[(97 * question + slot) % len(self._lengths)]
         return length

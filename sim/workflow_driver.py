@@ -43,7 +43,7 @@ class Outcomes(Protocol):
     """How much models write, and whether it is right: the part of the world that no scheduler decides."""
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
         """Length of an answer that nothing cuts short, at least 1; equal arguments give equal lengths."""
         ...
@@ -218,8 +218,8 @@ class WorkflowDriver:
         server = self._servers[submit.server]
         query = self._arrived[submit.workflow_id].query
         output_tokens = self._outcomes.output_tokens(
-            query.question,
             query.domain,
+            query.question,
             server.options.model,
             submit.strategy,
             submit.role,

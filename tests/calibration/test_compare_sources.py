@@ -28,9 +28,9 @@ class LongerOutcomes(FixedOutcomes):
         self._factor = factor
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
-        return self._factor * VariedOutcomes().output_tokens(question, domain, model, strategy, role, slot, seed)
+        return self._factor * VariedOutcomes().output_tokens(domain, question, model, strategy, role, slot, seed)
 
     def answer_correct(
         self, domain: str, question: int, topology: str, role_set: str, calls: Sequence[CallRecord], seed: int

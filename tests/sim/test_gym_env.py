@@ -202,7 +202,7 @@ def test_a_decision_by_hand(make: Make, shipped: OutcomeModel) -> None:
     env = make()
     features, info = env.reset(seed=0)
     query = arrivals_of(0, shipped, num_queries=20)[1][0].query
-    tokens = shipped.expected_tokens(query.question, query.domain)[[shipped.models.index(name) for name in LLMS]]
+    tokens = shipped.expected_tokens(query.domain, query.question)[[shipped.models.index(name) for name in LLMS]]
     columns = [shipped.strategies.index(name) for name in ("Flash", "Concise", "DeepThink")]
 
     assert info["workflow_id"] == "q0"
@@ -312,7 +312,7 @@ class SameQuality(OutcomeModel):
     """All calls write 100 tokens, all answers are right."""
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
         return 100
 

@@ -39,10 +39,10 @@ class Expected:
     models = ("large", "small")
     strategies = ("DeepThink", "Concise", "Flash")
 
-    def expected_quality(self, question: int, domain: str, max_tokens: int = 0) -> NDArray[np.float64]:
+    def expected_quality(self, domain: str, question: int, max_tokens: int = 0) -> NDArray[np.float64]:
         return np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
 
-    def expected_tokens(self, question: int, domain: str, max_tokens: int = 0) -> NDArray[np.float64]:
+    def expected_tokens(self, domain: str, question: int, max_tokens: int = 0) -> NDArray[np.float64]:
         return np.array([[200.0, 100.0, 10.0]] * 2)
 
 

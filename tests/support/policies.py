@@ -78,7 +78,7 @@ class FixedOutcomes:
     tokens: int = 10
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
         return self.tokens
 
@@ -92,7 +92,7 @@ class VariedOutcomes(FixedOutcomes):
     """Lengths between 1 and 600, the same for the same arguments."""
 
     def output_tokens(
-        self, question: int, domain: str, model: str, strategy: str, role: str, slot: int, seed: int
+        self, domain: str, question: int, model: str, strategy: str, role: str, slot: int, seed: int
     ) -> int:
         scale = 1 + 2 * list(STRATEGIES).index(strategy)
         return 1 + (question * 7919 + slot * 104729 + seed * 31 + len(model) * 17) % (200 * scale) % 600
