@@ -59,14 +59,15 @@ def tier_bars(panels: Panels) -> str:
             axes.set_xticks(range(len(budgets)), [f"{budget:g}" for budget in budgets])
             axes.set_ylim(0, 1.12)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-            axes.tick_params(length=0, labelbottom=True)
+            axes.tick_params(length=0, labelbottom=True, labelleft=True)
             axes.grid(visible=False, axis="x")
             axes.set_xlabel("latency budget (s)")
         for axes in list(chain.from_iterable(grid))[len(panels.loads) :]:
             axes.set_visible(False)
         for row in grid:
             row[0].set_ylabel("on time")
-        return as_html(figure, "tiers", "On-time share of each latency budget, for each load and scheduler")
+        description = "On-time share of each latency budget, for each load and scheduler"
+        return as_html(figure, "tiers", description, in_panels=columns == 3)
 
 
 def latency_curves(panels: Panels, budgets_s: Sequence[float] = ()) -> str:

@@ -167,7 +167,7 @@ def _panels(figure: Figure, text: str) -> str:
     # matplotlib indents by a blank a level: an SVG holds the figure, and that its axes.
     drawn = re.findall(r'^  <g id="axes_.*?^  </g>$', text, flags=re.DOTALL | re.MULTILINE)
     shared = "".join(re.findall(r"^ <defs>.*?^ </defs>$", text, flags=re.DOTALL | re.MULTILINE))
-    svgs = []
+    svgs: list[str] = []
     for (row, column), part in zip(boxes, drawn, strict=True):
         beside = [box for place, box in boxes.items() if place[0] == row]
         below = [box for place, box in boxes.items() if place[1] == column]
