@@ -194,10 +194,12 @@ def test_the_same_log_twice_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureF
     assert "named twice" in capsys.readouterr().err
 
 
-def test_the_result_must_not_replace_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_must_not_replace_what_it_was_made_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_log(tmp_path / "log.csv")
     (tmp_path / "server.toml").write_text(TO_FIT)
     log, server = str(tmp_path / "log.csv"), str(tmp_path / "server.toml")
 
     assert main(["calibrate", "fit", log, "--server", server, "-o", log]) == 2
+    assert "name a file that ends in .toml" in capsys.readouterr().err
+    assert main(["calibrate", "fit", log, "--server", server, "-o", server]) == 2
     assert "is the input itself" in capsys.readouterr().err
