@@ -102,7 +102,8 @@ class Questions:
         votes = (candidates[:, None] == np.stack(read)[None]).sum(1) + (candidates == own)
         worth = teams.vote * votes + teams.own * (candidates == own) + known * (candidates == RIGHT) + noise
         best = np.where(candidates == LOST, -np.inf, worth).argmax(0)
-        return np.take_along_axis(candidates, best[None], 0)[0]
+        chosen: NDArray[np.int64] = np.take_along_axis(candidates, best[None], 0)[0]
+        return chosen
 
 
 def best_team(
