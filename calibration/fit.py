@@ -59,6 +59,8 @@ MIN_SHORT = 0.05
 """Share of the prompts that must be short to show how many of their tokens ride along."""
 MIN_SPREAD = 1.5
 """Ratio of long prompts to short ones that shows what attention costs."""
+EXPLAINED = 0.3
+"""Loss of requests that are off by 3 %: little is left to explain."""
 EXPERTS_SHARE = 0.5
 """Of a step's fixed time, where a search for experts begins."""
 CLEARLY = 0.97
@@ -277,7 +279,10 @@ class _Fitting:
         return replace(best, completed=best.completed.with_remark(remark))
 
     def _with_experts(self, found: "_Found") -> "_Found":
-        """As a mixture of experts too, and taken for one if that explains the logs clearly better."""
+        """As a mixture of experts too, where something is left to explain, and taken for one if that explains the logs
+        clearly better."""
+        if found.loss < EXPLAINED:
+            return found
         start = found.parameters.copy()
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]

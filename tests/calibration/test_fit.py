@@ -192,7 +192,7 @@ def test_the_search_gets_to_the_minimum(name: str) -> None:
     def in_order(steps: StepTime, client_s: float) -> NDArray[np.float64]:
         share = steps.free_prefill_tokens * steps.prefill_token_s / steps.fixed_s
         fields = (steps.fixed_s, steps.prefill_token_s, steps.decode_s, steps.context_token_s, steps.prefill_pair_s)
-        return np.array([*fields, share, client_s])
+        return np.array([*fields, share, steps.expert_s, steps.expert_tokens, client_s])
 
     def cost(center: NDArray[np.float64]) -> float:
         around = center * (1 + 0.003 * random.standard_normal((20, len(center))))
