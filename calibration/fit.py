@@ -27,14 +27,13 @@ from .fit_objective import (
     PAIR,
     PARAMETERS,
     PREFILL,
-    USUAL_CONTEXT_SHARE,
-    USUAL_DECODE_SHARE,
     USUAL_EXPERT_TOKENS,
     USUAL_OVERLAP,
-    USUAL_PAIR_SHARE,
     USUAL_TOKENS_PER_FIXED,
     MeasuredLog,
     Objective,
+    usual,
+    weights_s,
 )
 from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume, without_own_blocks
 from .fit_parts import part
@@ -126,8 +125,6 @@ class _Found:
     """Length of the continuation of the logs, relative to them."""
     is_preempting: bool
     """Whether the simulated server preempts requests."""
-    has_experts: bool
-    """Whether a step reads more weights the more tokens it holds."""
 
 
 class _Fitting:
@@ -154,13 +151,13 @@ class _Fitting:
         objective = Objective(used, self.estimate, self._on_simulation)
         options = self._options(found.completed, found.completed.scheduler)
         close = self._close(objective, is_preempting=found.is_preempting)
-        free = self._seen(found.parameters, has_experts=found.has_experts)
+        free = self._seen(found.parameters)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
         solver.minimise([close])
         unsure = solver.uncertainty(close)
         identified = unsure.is_identified.copy()
         identified[FIXED] = True
-        identified[[EXPERTS, EXPERT_TOKENS]] |= not found.has_experts
+        identified[[EXPERTS, EXPERT_TOKENS]] |= not free[EXPERTS]
         fit = fit_of(
             self.asked,
             logs=self.logs,
@@ -217,20 +214,20 @@ class _Fitting:
             completed = search.limits(assumed, self.asked, self.estimate)
         return self._solved(logs, coarse, completed, start, continuation)
 
-    def _seen(self, parameters: Floats, *, has_experts: bool) -> Bools:
-        """Which parameters show in the logs at all, by the sizes of the steps; of experts it is known.
+    def _seen(self, parameters: Floats) -> Bools:
+        """Which parameters show in the logs at all, by the sizes of the steps; experts if there are any.
 
         While a step's prefill takes less time than ``fixed_s``, what a token costs cannot be told from how many of them
         ride along: that takes steps beyond. How many ride along shows only in prompts that are about as short. And
         attention is what grows faster than a prompt, which takes long ones and short ones.
         """
         new = np.concatenate([log.times.prompt_tokens - log.times.cached_tokens for log in self.logs])
-        ride_along = (parameters[FIXED] + parameters[EXPERTS]) / max(parameters[PREFILL], 1e-12)
+        ride_along = weights_s(parameters) / max(parameters[PREFILL], 1e-12)
         seen = np.ones(len(PARAMETERS), dtype=bool)
         seen[PAIR] = np.quantile(new, 0.9) >= MIN_SPREAD * np.quantile(new, 0.1)
         seen[PREFILL] = min(self._budget, new.max()) > ride_along
         seen[OVERLAP] = seen[PREFILL] and float(np.mean(new < ride_along)) >= MIN_SHORT
-        seen[[EXPERTS, EXPERT_TOKENS]] = has_experts
+        seen[[EXPERTS, EXPERT_TOKENS]] = parameters[EXPERTS] > 0
         return seen
 
     def _coarse(self, logs: Sequence[MeasuredLog]) -> Objective:
@@ -287,7 +284,7 @@ class _Fitting:
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]
         coarse = self._coarse(found.logs)
-        other = self._solved(found.logs, coarse, found.completed, start, found.continuation, has_experts=True)
+        other = self._solved(found.logs, coarse, found.completed, start, found.continuation)
         if other.loss >= IMPROVEMENT * found.loss:
             return found
         told = (
@@ -297,16 +294,9 @@ class _Fitting:
         return replace(other, completed=other.completed.with_remark(told))
 
     def _solved(
-        self,
-        logs: Sequence[MeasuredLog],
-        coarse: Objective,
-        completed: Completed,
-        start: Floats,
-        continuation: float,
-        *,
-        has_experts: bool = False,
+        self, logs: Sequence[MeasuredLog], coarse: Objective, completed: Completed, start: Floats, continuation: float
     ) -> "_Found":
-        free = self._seen(start, has_experts=has_experts)
+        free = self._seen(start)
         start = _usual_where(~free, start)
         options = self._options(completed, without_own_blocks(completed.scheduler, logs))
         solver = Solver(coarse, options, start, free)
@@ -323,8 +313,7 @@ class _Fitting:
             )
             solver.minimise(WIDE[-1:])
         loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
-        parameters = solver.best.parameters
-        return _Found(logs, completed, parameters, loss, continuation, coarse.is_preempting, has_experts)
+        return _Found(logs, completed, solver.best.parameters, loss, continuation, coarse.is_preempting)
 
     def _options(self, completed: Completed, scheduler: SchedulerSection) -> ServerOptions:
         return ServerSection(
@@ -357,14 +346,9 @@ def _start(estimate: StepEstimate) -> Floats:
 
 
 def _usual_where(is_tied: Bools, parameters: Floats) -> Floats:
-    usual = np.zeros(len(PARAMETERS))
-    usual[PREFILL] = parameters[FIXED] / USUAL_TOKENS_PER_FIXED
-    usual[DECODE] = parameters[FIXED] * USUAL_DECODE_SHARE
-    usual[CONTEXT] = parameters[FIXED] * USUAL_CONTEXT_SHARE
-    usual[PAIR] = np.where(is_tied[PREFILL], usual[PREFILL], parameters[PREFILL]) * USUAL_PAIR_SHARE
-    usual[OVERLAP] = USUAL_OVERLAP
-    usual[EXPERT_TOKENS] = USUAL_EXPERT_TOKENS
-    return np.where(is_tied, usual, parameters)
+    # Of one that hangs on a tied one, what is usual beside that.
+    once = np.where(is_tied, usual(parameters), parameters)
+    return np.where(is_tied, usual(once), parameters)
 
 
 def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> MeasuredLog:

@@ -115,7 +115,7 @@ class Simulated:
 def step_time(parameters: Floats) -> StepTime:
     """The simulator's parameters; ``parameters`` in the order of `PARAMETERS`, in seconds."""
     fixed, prefill, decode, context, pair, overlap, experts, expert_tokens, _ = parameters.tolist()
-    free = overlap * (fixed + experts) / prefill if prefill > 0 else 0.0
+    free = overlap * weights_s(parameters) / prefill if prefill > 0 else 0.0
     return StepTime(
         fixed_s=max(fixed, 1e-9),
         prefill_token_s=prefill,
@@ -126,6 +126,25 @@ def step_time(parameters: Floats) -> StepTime:
         expert_s=experts,
         expert_tokens=float(np.clip(expert_tokens, 1.0, MAX_EXPERT_TOKENS)),
     )
+
+
+def weights_s(parameters: Floats) -> float:
+    """Time in which all weights are read."""
+    return float(parameters[FIXED] + parameters[EXPERTS])
+
+
+def usual(parameters: Floats) -> Floats:
+    """What is usual of each parameter, as the others are; NaN of ``fixed_s``."""
+    weights = weights_s(parameters)
+    sizes = np.zeros(len(PARAMETERS))
+    sizes[FIXED] = np.nan
+    sizes[PREFILL] = weights / USUAL_TOKENS_PER_FIXED
+    sizes[DECODE] = weights * USUAL_DECODE_SHARE
+    sizes[CONTEXT] = weights * USUAL_CONTEXT_SHARE
+    sizes[PAIR] = parameters[PREFILL] * USUAL_PAIR_SHARE
+    sizes[OVERLAP] = USUAL_OVERLAP
+    sizes[EXPERT_TOKENS] = USUAL_EXPERT_TOKENS
+    return sizes
 
 
 def moved_as_usual(parameters: Floats, index: int, sign: int) -> Floats:
@@ -381,16 +400,13 @@ class Objective:
 
     def prior(self, parameters: Floats) -> Floats:
         """How far each parameter is from what is usual, relative to how far that itself is known."""
-        fixed, prefill, experts = parameters[FIXED], parameters[PREFILL], parameters[EXPERTS]
-        weights = fixed + experts
+        sizes = usual(parameters)
+        some_experts = SOME_EXPERTS * parameters[FIXED] + 1e-30
         return np.array(
             [
-                _times_usual(prefill, weights / USUAL_TOKENS_PER_FIXED),
-                _times_usual(parameters[DECODE], weights * USUAL_DECODE_SHARE),
-                _times_usual(parameters[CONTEXT], weights * USUAL_CONTEXT_SHARE),
-                _times_usual(parameters[PAIR], prefill * USUAL_PAIR_SHARE),
+                *(_times_usual(parameters[i], sizes[i]) for i in (PREFILL, DECODE, CONTEXT, PAIR)),
                 (parameters[OVERLAP] - USUAL_OVERLAP) / OVERLAP_SPREAD,
-                float(np.log1p(experts / (SOME_EXPERTS * fixed + 1e-30)) / np.log(USUAL_FACTOR)),
+                float(np.log1p(parameters[EXPERTS] / some_experts) / np.log(USUAL_FACTOR)),
                 _times_usual(parameters[EXPERT_TOKENS], USUAL_EXPERT_TOKENS),
                 parameters[CLIENT] / self._step_s,
             ]

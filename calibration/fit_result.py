@@ -12,7 +12,7 @@ from inframind.sim import ServerSection, StepTimeSection
 from inframind.sim.server_file import ClientSection, FittedOn, RequestsFittedOn, ServerToFit
 
 from .fingerprint import fingerprints
-from .fit_objective import CLIENT, EXPERTS, FIXED, OVERLAP, PARAMETERS, PREFILL, MeasuredLog, Simulated, step_time
+from .fit_objective import CLIENT, OVERLAP, PARAMETERS, PREFILL, MeasuredLog, Simulated, step_time, weights_s
 from .fit_options import Completed
 from .fit_range import LoadRange, load_range
 from .fit_solver import Run
@@ -141,8 +141,7 @@ def _std_errors(parameters: Floats, std_errors: Floats) -> dict[str, float]:
             continue
         if index == OVERLAP:
             # The others' share is small: overlap is known to 10 % at best.
-            weights = parameters[FIXED] + parameters[EXPERTS]
-            found["free_prefill_tokens"] = float(value * weights / max(parameters[PREFILL], 1e-12))
+            found["free_prefill_tokens"] = float(value * weights_s(parameters) / max(parameters[PREFILL], 1e-12))
         else:
             found["client_overhead_s" if index == CLIENT else PARAMETERS[index]] = float(value)
     return found

@@ -48,15 +48,16 @@ class Questions:
         bank = outcomes.bank
         number = bank.sources.index(source)
         self.domain = outcomes._parameters.sources[source].domain
-        rows = [
+        self.numbers = [
             question
             for question in bank.questions(self.domain, train=train)
             if bank.source[bank.row(self.domain, question)] == number
         ]
         draws = [outcomes._draws(self.domain, seed, 0) for seed in SEEDS]
-        self._draws = Draws(*(np.concatenate([getattr(each, name)[rows] for each in draws]) for name in Draws._fields))
+        self._draws = Draws(
+            *(np.concatenate([getattr(each, name)[self.numbers] for each in draws]) for name in Draws._fields)
+        )
         self._parameters = outcomes._parameters
-        self.num = len(rows)
         servers = {server.model: server.step_time for server in load_pool(POOL, Path()).servers}
         steps = [servers[model] for model in outcomes.models]
         self._token_s = np.array([each.fixed_s + each.decode_s for each in steps])
@@ -131,8 +132,11 @@ def main() -> None:
     options = [(llm, outcomes.strategies.index(name)) for llm in range(len(outcomes.models)) for name in STRATEGIES]
     print("source, budget: best call alone, best team, on test questions")
     sums = {budget_s: np.zeros(3) for budget_s in TIERS}
-    for source in outcomes.bank.sources:
-        train, test = (Questions(outcomes, source, train=train) for train in (True, False))
+    parts = [
+        (source, *(Questions(outcomes, source, train=train) for train in (True, False)))
+        for source in outcomes.bank.sources
+    ]
+    for source, train, test in parts:
         plans = [
             (topology, role_set, len(build_workflow(train.domain, topology, role_set).nodes))
             for topology in TOPOLOGIES
@@ -151,12 +155,8 @@ def main() -> None:
                 shares.append(test.goodput(topology, role_set, best.team, budget_s))
                 told.append(f"{shares[-1]:.1%} ({topology}/{role_set}, {calls})")
             # Domains are asked alike, and sources within them as often as they have questions.
-            domain_num = sum(
-                Questions(outcomes, other, train=False).num
-                for other, section in outcomes._parameters.sources.items()
-                if section.domain == test.domain and other in outcomes.bank.sources
-            )
-            sums[budget_s] += np.array([*shares, 1.0]) * test.num / domain_num / len(outcomes.domains)
+            domain_num = sum(len(other.numbers) for _, _, other in parts if other.domain == test.domain)
+            sums[budget_s] += np.array([*shares, 1.0]) * len(test.numbers) / domain_num / len(outcomes.domains)
             print(f"{source}, {budget_s:g} s: {told[0]}; {told[1]}", flush=True)
     for budget_s, (alone, together, weight) in sums.items():
         print(f"all, {budget_s:g} s: {alone / weight:.1%}; {together / weight:.1%}")
