@@ -207,7 +207,7 @@ def _world_of(training: Training, pool: PoolSection, latency: LatencyModel | Non
     key = (training.model_dump_json(), pool.model_dump_json())
     if key not in _worlds:
         _worlds.clear()
-        outcomes = OutcomeModel.shipped(cache_size=OUTCOME_SEEDS * len(DOMAIN_NAMES))
+        outcomes = OutcomeModel.shipped(cache_size=OUTCOME_SEEDS * len(DOMAIN_NAMES), luck_by_seed=True)
         _worlds[key] = TrainingWorld(training, pool, outcomes, latency)
     return _worlds[key]
 

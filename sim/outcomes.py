@@ -102,13 +102,20 @@ class OutcomeModel:
         The questions.
     cache_size
         How many (domain, seed) are remembered, about 3 MB each. Drawing one takes some 50 ms, asking it 2 microseconds.
+    luck_by_seed
+        Whether each seed draws anew what an LLM owes to luck with a question, which else is the same under all of them.
+        For training: a bank has so few questions that over those of a source LLMs are lucky or unlucky by some points,
+        which is not true of others, and would be learnt.
     """
 
-    def __init__(self, parameters: OutcomesSection, bank: QuestionBank, cache_size: int = 16) -> None:
+    def __init__(
+        self, parameters: OutcomesSection, bank: QuestionBank, cache_size: int = 16, *, luck_by_seed: bool = False
+    ) -> None:
         self.models = parameters.models
         self.strategies = parameters.strategies
         self.bank = bank
         self._parameters = parameters
+        self._luck_by_seed = luck_by_seed
         self._model_index = {name: index for index, name in enumerate(self.models)}
         self._strategy_index = {name: index for index, name in enumerate(self.strategies)}
         # Keys are names, so that an LLM's fate does not depend on its place in the file.
@@ -133,9 +140,9 @@ class OutcomeModel:
         return cls(load_json(path, OutcomesSection), QuestionBank(questions))
 
     @classmethod
-    def shipped(cls, cache_size: int = 16) -> OutcomeModel:
+    def shipped(cls, cache_size: int = 16, *, luck_by_seed: bool = False) -> OutcomeModel:
         """The outcomes that ship with the package."""
-        return cls(load_json(OUTCOMES, OutcomesSection), QuestionBank(), cache_size)
+        return cls(load_json(OUTCOMES, OutcomesSection), QuestionBank(), cache_size, luck_by_seed=luck_by_seed)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -233,7 +240,8 @@ class OutcomeModel:
         of_question = mix(np.array([seed], np.uint64), rows.astype(np.uint64))
         of_node = mix(of_question[:, None], slots)
         of_slot = mix(mix(of_node[:, :, None, None], self._model_keys), self._strategy_keys)
-        of_model = mix(rows.astype(np.uint64)[:, None, None, None], self._model_keys)
+        luck = of_question if self._luck_by_seed else rows.astype(np.uint64)
+        of_model = mix(luck[:, None, None, None], self._model_keys)
 
         chance, mean_log, sd, if_wrong, loops = (
             np.stack(each)[:, None]

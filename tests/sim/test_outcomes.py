@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from outcome_tables import CODER, LLAMA_8B, R1, Call, alone, model, only, team, usual
 from scipy.stats import ks_2samp
 
@@ -70,6 +71,32 @@ def test_an_llm_that_is_left_out_changes_nothing_for_the_others() -> None:
         each = ("code", question, LLMS[3], "Concise", "", 1, 4)
         assert fewer.output_tokens(*each) == model().output_tokens(*each)
         assert (fewer.right_calls("code", question, 4) == model().right_calls("code", question, 4)[:, 2:]).all()
+
+
+def test_luck_with_a_question_lasts_for_all_seeds_or_for_one() -> None:
+    """What repeats between two seeds beyond a question's difficulty: the fitted share, or nothing."""
+    by_seed = OutcomeModel.shipped(luck_by_seed=True)
+
+    def residuals(outcomes: OutcomeModel, seed: int) -> NDArray[np.float64]:
+        bank = outcomes.bank
+        rows = bank.start["math"] + np.arange(bank.num["math"])
+        tables = [outcomes._sources[bank.source[row]] for row in rows]
+        chance = np.stack([table.chance(bank.difficulty[row]) for table, row in zip(tables, rows, strict=True)])
+        is_right = outcomes._draws("math", seed, 0).is_right[:, 0]
+        residual: NDArray[np.float64] = ((is_right - chance) / np.sqrt(chance * (1 - chance)))[:, 3]
+        return residual.ravel()
+
+    assert np.mean(residuals(model(), 0) * residuals(model(), 1)) > 0.2
+    assert np.mean(residuals(by_seed, 0) * residuals(by_seed, 1)) == pytest.approx(0, abs=0.08)
+    assert (
+        by_seed._draws("math", 0, 0).is_right == OutcomeModel.shipped(luck_by_seed=True)._draws("math", 0, 0).is_right
+    ).all()
+    # Of one seed it is as much of the noise as ever: two attempts agree as often.
+    agree = [
+        (draws.is_right[:, 0] == draws.is_right[:, 1]).mean()
+        for draws in (each._draws("math", 0, 0) for each in (model(), by_seed))
+    ]
+    assert agree[1] == pytest.approx(agree[0], abs=0.02)
 
 
 def test_what_repeats_is_the_share_that_was_fitted() -> None:
