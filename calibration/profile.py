@@ -38,7 +38,9 @@ POLL_S = 0.5
 MOST_FAILURES = 5
 """So many failures in a row, and the server is given up."""
 REJECTED_PAUSE_S = 0.5
-FIXED_FACTS = ("model", "version", "max_model_len", "num_gpu_blocks", "block_size", "enable_prefix_caching")
+FIXED_FACTS = (
+    *("model", "version", "max_model_len", "num_engines", "num_gpu_blocks", "block_size", "enable_prefix_caching"),
+)
 """Another value of one of these is another server."""
 BLOCKS_TOLERANCE = 0.02
 """So far may ``num_gpu_blocks`` be off: a restarted server measures its free memory anew."""
@@ -169,11 +171,12 @@ async def _sweep(runner: "LoadRunner", limits: Limits) -> None:
 
 
 def _limits(facts: ServerFacts, options: ProfileOptions) -> Limits:
+    max_num_seqs = options.stated.max_num_seqs
     return Limits(
         max_model_len=facts.max_model_len,
         block_size=facts.block_size,
         enable_prefix_caching=facts.enable_prefix_caching is not False,
-        max_num_seqs=options.stated.max_num_seqs,
+        slots=None if max_num_seqs is None else facts.num_engines * max_num_seqs,
         **options.kept(),
     )
 

@@ -58,8 +58,8 @@ class Limits:
     max_model_len: int
     block_size: int
     enable_prefix_caching: bool
-    max_num_seqs: int | None = None
-    """Where the person has told it."""
+    slots: int | None = None
+    """Requests that may run at a time, where the person has told it."""
     max_prompt_tokens: int | None = None
     """The longest prompt of the sweep; None: what the time allows."""
     max_output_tokens: int | None = None
@@ -250,7 +250,7 @@ class Sweep:
 
     def _probe_priority(self) -> Steps:
         """Three times as many requests as slots, with priorities that have nothing to do with the order of sending."""
-        slots = self._limits.max_num_seqs or self._most_while_queued
+        slots = self._limits.slots or self._most_while_queued
         if not 0 < slots <= PROBE_SLOTS:
             return
         number = max(3 * slots, slots + 16)

@@ -45,7 +45,7 @@ class Option:
 
 def scheduler_options(facts: ServerFacts, stated: Stated, log: ProfileLog) -> list[Option]:
     """Every scheduler option: stated, told by the server, shown by what it did, or assumed as vLLM's default."""
-    seqs = _max_num_seqs(stated, log)
+    seqs = _max_num_seqs(stated, log, facts.num_engines)
     return [
         _policy(stated, log),
         seqs,
@@ -75,7 +75,7 @@ def server_file(facts: ServerFacts, options: list[Option]) -> str:
         f"name = {json.dumps(server_name(facts))}",
         f"model = {json.dumps(facts.model)}",
         'semantics = "vllm-0.32"' + ("" if facts.version.startswith("0.32") else f"  # it is vLLM {facts.version}"),
-        "data_parallel_size = 1  # told by the server: one engine answers",
+        f"data_parallel_size = {facts.num_engines}  # told by the server",
         "",
         "[scheduler]",
         *(f"{option.name} = {json.dumps(option.value)}  # {_one_line(option.origin)}" for option in options),
@@ -88,19 +88,20 @@ def server_name(facts: ServerFacts) -> str:
     return facts.model.rstrip("/").rpartition("/")[2]
 
 
-def _max_num_seqs(stated: Stated, log: ProfileLog) -> Option:
+def _max_num_seqs(stated: Stated, log: ProfileLog, num_engines: int) -> Option:
     if stated.max_num_seqs is not None:
         return Option("max_num_seqs", stated.max_num_seqs, "stated")
     # Requests also wait for KV blocks, or, while the batch grows, for their share of max_num_batched_tokens.
     queued = [s["running"] for s in log.samples if s["waiting"] > 0 and s["kv_usage"] < KV_IS_FULL]
-    seen = max((s["running"] for s in log.samples), default=0)
-    if queued and max(queued) == seen and median(queued) >= NEARLY_FULL * seen:
-        return Option("max_num_seqs", seen, f"shown: {seen} ran while others waited")
+    most = max((s["running"] for s in log.samples), default=0)
+    seen = -(-most // num_engines)
+    if queued and max(queued) == most and median(queued) >= NEARLY_FULL * most:
+        return Option("max_num_seqs", seen, f"shown: {most} ran while others waited")
     cap = min(ASSUMED_MAX_NUM_SEQS, stated.max_num_batched_tokens or ASSUMED_MAX_NUM_SEQS)
     return Option(
         "max_num_seqs",
         max(cap, seen),
-        f"assumed: never reached, at most {seen} ran; --max-num-seqs says otherwise",
+        f"assumed: never reached, at most {most} ran; --max-num-seqs says otherwise",
         is_assumed=True,
     )
 

@@ -110,6 +110,7 @@ def expected_of(server: ServerSection) -> Expected:
     return Expected(
         version=SEMANTICS[server.semantics],
         honours_priority=scheduler.policy == "priority",
+        data_parallel_size=server.data_parallel_size,
         max_num_seqs=scheduler.max_num_seqs,
         max_model_len=scheduler.max_model_len,
         num_blocks=scheduler.num_blocks,

@@ -30,9 +30,12 @@ class Expected:
     """How vLLM's version begins."""
     honours_priority: bool
     """Whether it must."""
+    data_parallel_size: int
     max_num_seqs: int
+    """Of each engine."""
     max_model_len: int
     num_blocks: int
+    """Of each engine."""
     block_size: int
     enable_prefix_caching: bool
 
@@ -50,7 +53,8 @@ class Checked:
 
 
 async def check_server(client: Client, model: str, expected: Expected) -> Checked:
-    """Compare a server with what is expected of it. It should be idle: the probe fills all its slots for a moment.
+    """Compare a server with what is expected of it. It should be idle: the probe fills all slots of its first engine
+    for a moment.
 
     Parameters
     ----------
@@ -74,6 +78,7 @@ async def check_server(client: Client, model: str, expected: Expected) -> Checke
 
 def _mismatches(facts: ServerFacts, expected: Expected) -> Iterator[str]:
     pairs = {
+        "data_parallel_size": (expected.data_parallel_size, facts.num_engines),
         "max_model_len": (expected.max_model_len, facts.max_model_len),
         "num_blocks": (expected.num_blocks, facts.num_gpu_blocks),
         "block_size": (expected.block_size, facts.block_size),
@@ -115,9 +120,10 @@ async def _probe(client: Client, facts: ServerFacts, expected: Expected) -> tupl
 
 
 class _Probe:
-    """Fills all slots, lets two calls of different priority wait, and looks which of them comes first.
+    """Fills all slots of an engine, lets two calls of different priority wait, and looks which of them comes first.
 
-    One slot becomes free well before all the others, and only one call can have it.
+    One slot becomes free well before all the others, and only one call can have it. Both wait at the same engine:
+    each has a queue of its own.
     """
 
     def __init__(self, client: Client, model: str, max_num_seqs: int, tokens: int) -> None:
@@ -181,7 +187,7 @@ class _Probe:
     def _send(self, output_tokens: int, priority: int) -> Call:
         # Different from the start, so that no two share blocks.
         first = 1000 + len(self._calls)
-        call = Call([first] + [7] * (PROBE_PROMPT_TOKENS - 1), output_tokens, priority)
+        call = Call([first] + [7] * (PROBE_PROMPT_TOKENS - 1), output_tokens, priority, engine=0)
         self._calls.append(call)
         self._tasks.append(asyncio.create_task(self._client.complete(call, self._model)))
         return call

@@ -17,7 +17,6 @@ MAX_OPEN = 900
 """Calls open at a time, by default: as many as fit into the 1024 open files that a process usually may have."""
 KEEP_ALIVE_S = 2.0
 """vLLM's HTTP server closes a connection that was idle for 5 s; a request sent at that moment would be lost."""
-_JSON_HEADERS = {"Content-Type": "application/json"}
 CALLS_PER_CONNECTION_POOL = 32
 """Open at a time in one of httpx's connection pools: each request that begins or ends has the pool look through all its
 connections, for each that is idle once more (httpcore 1.0), so a pool of a thousand holds the event loop up for seconds
@@ -73,6 +72,8 @@ class Call:
     """Whether the model must write all its ``output_tokens``, instead of ending where it wants to."""
     is_chat: bool = False
     """Whether the prompt, a text, is put into the model's chat template, as the one message of a user."""
+    engine: int | None = None
+    """Of a server with several engines (data parallel) the one that is to take it; None: the server chooses."""
     sent_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
@@ -204,7 +205,7 @@ class Client:
             try:
                 async with (
                     self._connections() as http,
-                    http.stream("POST", path, content=body, headers=_JSON_HEADERS) as response,
+                    http.stream("POST", path, content=body, headers=_headers(call)) as response,
                 ):
                     if response.status_code == 200:
                         await self._follow(response, call)
@@ -272,6 +273,12 @@ class Client:
             call.outcome, call.detail = Outcome.GARBAGE, repr(event[:60].decode(errors="replace"))
             return False
         return True
+
+
+def _headers(call: Call) -> dict[str, str]:
+    """vLLM reads the engine in ``vllm/entrypoints/generate/base/serving.py: _get_data_parallel_rank`` (0.32.0)."""
+    headers = {"Content-Type": "application/json"}
+    return headers if call.engine is None else headers | {"X-data-parallel-rank": str(call.engine)}
 
 
 def _body(call: Call, model: str) -> dict[str, Any]:

@@ -38,8 +38,10 @@ class Gauges:
 class CacheConfig:
     """The labels of ``vllm:cache_config_info``."""
 
+    num_engines: int
+    """``--data-parallel-size``."""
     num_gpu_blocks: int
-    """The null block included."""
+    """Of each engine, the null block included."""
     block_size: int
     enable_prefix_caching: bool | None
     """None where the server does not tell."""
@@ -71,21 +73,23 @@ def parse_gauges(text: str) -> Gauges:
 def parse_cache_config(text: str) -> CacheConfig:
     """Read ``vllm:cache_config_info``.
 
+    Of several engines (data parallel) each has a line, and each line tells the blocks of all of them together
+    (``vllm/v1/engine/core_client.py: _apply_ready_response``, 0.32.0).
+
     Raises
     ------
     MetricsError
-        If it is missing, lacks a number, or there are several engines, which one server file cannot describe.
+        If it is missing or lacks a number.
     """
     found = _samples(text, (CACHE_CONFIG,))
     _check(found, (CACHE_CONFIG,))
-    engines = found[CACHE_CONFIG]
-    if len(engines) > 1:
-        raise MetricsError(f"/metrics shows {len(engines)} engines (data parallel); a server here is one engine")
-    labels = engines[0].labels
+    num_engines = len(found[CACHE_CONFIG])
+    labels = found[CACHE_CONFIG][0].labels
     caching = labels.get("enable_prefix_caching")
     try:
         return CacheConfig(
-            num_gpu_blocks=int(labels["num_gpu_blocks"]),
+            num_engines=num_engines,
+            num_gpu_blocks=int(labels["num_gpu_blocks"]) // num_engines,
             block_size=int(labels["block_size"]),
             enable_prefix_caching=None if caching is None else caching == "True",
         )

@@ -23,8 +23,10 @@ class ServerFacts:
     version: str
     """vLLM's; ``unknown`` where the server does not tell."""
     max_model_len: int
+    num_engines: int
+    """``--data-parallel-size``."""
     num_gpu_blocks: int
-    """The null block included."""
+    """Of each engine, the null block included."""
     block_size: int
     enable_prefix_caching: bool | None
     """None where the server does not tell."""
@@ -58,6 +60,7 @@ async def read_facts(client: Client, model: str | None = None) -> ServerFacts:
         model=name,
         version=_version(await client.get("/version")),
         max_model_len=max_model_len,
+        num_engines=cache.num_engines,
         num_gpu_blocks=cache.num_gpu_blocks,
         block_size=cache.block_size,
         enable_prefix_caching=cache.enable_prefix_caching,

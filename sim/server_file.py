@@ -29,7 +29,8 @@ class SchedulerSection(Section):
     block_size: Count = 16
     """Tokens in one KV block."""
     num_blocks: Annotated[int, Field(ge=2)]
-    """``num_gpu_blocks`` of ``vllm:cache_config_info``; one of them is the null block."""
+    """``num_gpu_blocks`` of ``vllm:cache_config_info``; one of them is the null block. Of several engines
+    (``data_parallel_size``) vLLM tells there the sum, here stand those of one."""
     max_model_len: Annotated[int, Field(ge=2)]
     """Prompt and output tokens that one request may have."""
     enable_prefix_caching: bool = True

@@ -135,7 +135,7 @@ def test_a_seed_gives_one_sweep_and_another_seed_another() -> None:
 
 def test_nobody_is_asked_what_was_told() -> None:
     """The person says 20 slots: the probe has three times as many requests, their priorities in no order."""
-    priorities = [a.priority for a in swept(replace(LIMITS, max_num_seqs=20))[PRIORITY].answers]
+    priorities = [a.priority for a in swept(replace(LIMITS, slots=20))[PRIORITY].answers]
 
     assert sorted(priorities) == list(range(60))
     assert priorities != sorted(priorities)

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from inframind.calibration.profile_server_file import (
 )
 from inframind.live import Call, Gauges, Outcome, ServerFacts
 
-FACTS = ServerFacts("http://h:1", "owner/name", "0.32.0", 2048, 364, 128, True, 0.0)
+FACTS = ServerFacts("http://h:1", "owner/name", "0.32.0", 2048, 1, 364, 128, True, 0.0)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_the_server_file_is_toml_and_says_where_each_value_comes_from(log: Profi
 
 
 def test_another_version_is_named(log: ProfileLog) -> None:
-    facts = ServerFacts("http://h:1", "m", "0.20.2", 2048, 364, 128, None, 0.0)
+    facts = ServerFacts("http://h:1", "m", "0.20.2", 2048, 1, 364, 128, None, 0.0)
     text = server_file(facts, scheduler_options(facts, Stated(), log))
 
     assert 'semantics = "vllm-0.32"  # it is vLLM 0.20.2' in text
@@ -88,6 +89,16 @@ def test_a_batch_that_stays_full_while_others_wait_is_the_limit(log: ProfileLog)
         sample(log, 5, running)
 
     assert options(log)["max_num_seqs"].value == 8
+
+
+def test_the_slots_of_two_engines_are_shared_out(log: ProfileLog) -> None:
+    """16 ran at a time, 8 in each."""
+    for running in (15, 16, 16):
+        sample(log, 5, running)
+    facts = replace(FACTS, num_engines=2)
+
+    assert options(log, facts)["max_num_seqs"].value == 8
+    assert tomllib.loads(server_file(facts, scheduler_options(facts, Stated(), log)))["data_parallel_size"] == 2
 
 
 def test_slots_that_a_step_has_just_freed_do_not_hide_the_limit(log: ProfileLog) -> None:

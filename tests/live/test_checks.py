@@ -11,6 +11,7 @@ from inframind.live import Checked, Client, Expected, check_server
 EXPECTED = Expected(
     version="0.32",
     honours_priority=True,
+    data_parallel_size=1,
     max_num_seqs=4,
     max_model_len=2048,
     num_blocks=500,
@@ -54,13 +55,28 @@ def test_another_number_of_slots_is_found_out(slots: int, says: str) -> None:
     assert problem == f"max_num_seqs: the pool file says 4, the server {says}"
 
 
+@pytest.mark.parametrize(("policy", "num_problems"), [("priority", 0), ("fcfs", 1)])
+def test_of_several_engines_the_slots_and_the_queue_of_one_are_probed(policy: str, num_problems: int) -> None:
+    """Each has 4 slots and a queue of its own: of 9 calls to both, the last would not wait."""
+    two = replace(PRIORITY, num_engines=2, policy=policy)
+
+    assert len(check(two, replace(EXPECTED, data_parallel_size=2)).problems) == num_problems
+
+
 def test_every_mismatch_that_the_server_tells_has_a_line() -> None:
     expected = replace(
-        EXPECTED, version="0.33", max_model_len=4096, num_blocks=700, block_size=32, enable_prefix_caching=False
+        EXPECTED,
+        version="0.33",
+        data_parallel_size=2,
+        max_model_len=4096,
+        num_blocks=700,
+        block_size=32,
+        enable_prefix_caching=False,
     )
 
     assert check(PRIORITY, expected).problems == (
         "version: the pool file simulates vLLM 0.33, the server is 0.32.0",
+        "data_parallel_size: the pool file says 2, the server has 1",
         "max_model_len: the pool file says 4096, the server has 2048",
         "num_blocks: the pool file says 700, the server has 500",
         "block_size: the pool file says 32, the server has 16",

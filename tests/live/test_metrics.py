@@ -41,7 +41,9 @@ def test_the_gauges_are_read(text: str) -> None:
 
 @in_both_spellings
 def test_the_cache_config_is_read(text: str) -> None:
-    assert parse_cache_config(text) == CacheConfig(num_gpu_blocks=364, block_size=128, enable_prefix_caching=True)
+    assert parse_cache_config(text) == CacheConfig(
+        num_engines=1, num_gpu_blocks=364, block_size=128, enable_prefix_caching=True
+    )
 
 
 @in_both_spellings
@@ -50,7 +52,7 @@ def test_the_steps_are_counted_by_their_tokens(text: str) -> None:
 
 
 def test_engines_are_added_up() -> None:
-    """Two engines in one server: 7 + 7 running, the mean of their usage."""
+    """Two engines in one server: 7 + 7 running, the mean of their usage; each tells the blocks of both."""
     lines = [line for line in VLLM_0_32.splitlines() if not line.startswith("#")]
     second = [line.replace('engine="0"', 'engine="1"') for line in lines]
     text = "\n".join(lines + second)
@@ -58,8 +60,9 @@ def test_engines_are_added_up() -> None:
     assert parse_gauges(text).running == 14
     assert parse_gauges(text).kv_usage == pytest.approx(0.0275)
     assert parse_iteration_tokens(text)[8.0] == 8.0
-    with pytest.raises(MetricsError, match=r"2 engines \(data parallel\)"):
-        parse_cache_config(text)
+    assert parse_cache_config(text) == CacheConfig(
+        num_engines=2, num_gpu_blocks=182, block_size=128, enable_prefix_caching=True
+    )
 
 
 def without(name: str) -> str:

@@ -26,11 +26,19 @@ def test_the_facts_are_those_of_the_api() -> None:
         model="owner/fake",
         version="0.32.0",
         max_model_len=2048,
+        num_engines=1,
         num_gpu_blocks=500,
         block_size=16,
         enable_prefix_caching=True,
         process_start_s=1000.0,
     )
+
+
+def test_the_blocks_of_two_engines_are_told_as_a_sum() -> None:
+    with FakeVllm(Behaviour(num_engines=2)) as server:
+        facts = facts_of(server.url)
+
+    assert (facts.num_engines, facts.num_gpu_blocks) == (2, 500)
 
 
 def test_a_model_that_is_not_served_is_refused_with_those_that_are() -> None:

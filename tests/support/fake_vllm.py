@@ -33,12 +33,15 @@ class Behaviour:
 
     model: str = "owner/fake"
     max_model_len: int | None = 2048
+    num_engines: int = 1
+    """Data parallel; may not change while it runs. A call goes to the engine that it names, else to the emptiest."""
     max_num_seqs: int = 4
     policy: str = "fcfs"
     prefill_token_s: float = 2e-6
     step_s: float = 0.001
     api_key: str | None = None
     num_gpu_blocks: int = 500
+    """Of each engine."""
     spelling: str = "vllm:"
     caching: str | None = "True"
     hidden_metrics: frozenset[str] = frozenset()
@@ -66,8 +69,8 @@ class FakeVllm:
         self.keys_seen: set[str] = set()
         self.ports_seen: set[int] = set()
         """The client's: one for each connection."""
-        self.running = self.most_running = self.generated = 0
-        self._waiting: list[tuple[int, int, asyncio.Event]] = []
+        self.most_running = self.generated = 0
+        self._engines = [_Engine() for _ in range(self.behaviour.num_engines)]
         self._numbers = itertools.count()
         self._steps = dict.fromkeys(LENGTHS, 0)
         app = Starlette(
@@ -120,20 +123,26 @@ class FakeVllm:
         headers = {} if encoding is None else {"Content-Encoding": encoding}
         return PlainTextResponse(self.metrics_text() if told is None else told, headers=headers)
 
+    @property
+    def running(self) -> int:
+        """Calls that have a slot."""
+        return sum(engine.running for engine in self._engines)
+
     def metrics_text(self) -> str:
         """What is true."""
         behaviour = self.behaviour
-        labels = {"num_gpu_blocks": str(behaviour.num_gpu_blocks), "block_size": "16"}
+        labels = {"num_gpu_blocks": str(behaviour.num_engines * behaviour.num_gpu_blocks), "block_size": "16"}
         if behaviour.caching is not None:
             labels["enable_prefix_caching"] = behaviour.caching
         told = ",".join(f'{name}="{value}"' for name, value in labels.items())
-        values = {
-            'num_requests_running{engine="0"}': self.running,
-            'num_requests_waiting{engine="0"}': len(self._waiting),
-            'kv_cache_usage_perc{engine="0"}': self.running / 100,
-            f"cache_config_info{{{told}}}": 1.0,
-            'generation_tokens_total{engine="0"}': self.generated,
-        }
+        values: dict[str, float] = {'generation_tokens_total{engine="0"}': self.generated}
+        for index, engine in enumerate(self._engines):
+            values |= {
+                f'num_requests_running{{engine="{index}"}}': engine.running,
+                f'num_requests_waiting{{engine="{index}"}}': len(engine.waiting),
+                f'kv_cache_usage_perc{{engine="{index}"}}': engine.running / 100,
+                f'cache_config_info{{engine="{index}",{told}}}': 1.0,
+            }
         cumulative = itertools.accumulate(self._steps.values())
         values |= {
             f'iteration_tokens_total_bucket{{le="{bound}"}}': count
@@ -164,7 +173,9 @@ class FakeVllm:
             return PlainTextResponse("broken", status_code=502, headers={"Content-Encoding": "gzip"})
         if _num_tokens(body) + body["max_tokens"] > (behaviour.max_model_len or 10**9):
             return JSONResponse({"error": {"message": "longer than max_model_len"}}, status_code=400)
-        return StreamingResponse(self._stream(body, fault), media_type="text/event-stream")
+        rank = request.headers.get("x-data-parallel-rank")
+        engine = min(self._engines, key=_Engine.load) if rank is None else self._engines[int(rank)]
+        return StreamingResponse(self._stream(body, fault, engine), media_type="text/event-stream")
 
     def _denied(self, request: Request) -> Response | None:
         key = self.behaviour.api_key
@@ -174,14 +185,14 @@ class FakeVllm:
             return None
         return JSONResponse({"error": "Unauthorized"}, status_code=403 if sent else 401)
 
-    async def _stream(self, body: dict[str, Any], fault: str | None) -> AsyncIterator[bytes]:
+    async def _stream(self, body: dict[str, Any], fault: str | None, engine: "_Engine") -> AsyncIterator[bytes]:
         """``cut`` and `GARBAGE` come after two tokens; ``error`` is told in the stream; ``stall`` never ends."""
         behaviour = self.behaviour
         is_chat = "messages" in body
         words = behaviour.answer.split(" ") if is_chat else ["x"] * body["max_tokens"]
         number = min(len(words), body["max_tokens"]) - (1 if fault == "short" else 0)
         prompt_tokens = _num_tokens(body)
-        async with self._slot(body.get("priority", 0)):
+        async with self._slot(engine, body.get("priority", 0)):
             self.most_running = max(self.most_running, self.running)
             self._steps[next(le for le in LENGTHS if float(le) >= prompt_tokens)] += 1
             await asyncio.sleep(behaviour.prefill_token_s * prompt_tokens)
@@ -206,34 +217,46 @@ class FakeVllm:
         yield b"data: [DONE]\n\n"
 
     @asynccontextmanager
-    async def _slot(self, priority: int) -> AsyncIterator[None]:
-        if self.running < self.behaviour.max_num_seqs:
-            self.running += 1
+    async def _slot(self, engine: "_Engine", priority: int) -> AsyncIterator[None]:
+        if engine.running < self.behaviour.max_num_seqs:
+            engine.running += 1
         else:
-            await self._turn(priority)
+            await self._turn(engine, priority)
         try:
             yield
         finally:
-            self._pass_on()
+            engine.pass_on()
 
-    async def _turn(self, priority: int) -> None:
+    async def _turn(self, engine: "_Engine", priority: int) -> None:
         rank = priority if self.behaviour.policy == "priority" else 0
         entry = (rank, next(self._numbers), asyncio.Event())
-        heapq.heappush(self._waiting, entry)
+        heapq.heappush(engine.waiting, entry)
         try:
             await entry[2].wait()
         except asyncio.CancelledError:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-                heapq.heapify(self._waiting)
+            if entry in engine.waiting:
+                engine.waiting.remove(entry)
+                heapq.heapify(engine.waiting)
             else:
-                self._pass_on()
+                engine.pass_on()
             raise
 
-    def _pass_on(self) -> None:
+
+class _Engine:
+    """Slots and a queue."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: list[tuple[int, int, asyncio.Event]] = []
+
+    def load(self) -> int:
+        """Calls that run or wait."""
+        return self.running + len(self.waiting)
+
+    def pass_on(self) -> None:
         """The slot of one that ended goes to the next one."""
-        if self._waiting:
-            heapq.heappop(self._waiting)[2].set()
+        if self.waiting:
+            heapq.heappop(self.waiting)[2].set()
         else:
             self.running -= 1
 
