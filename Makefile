@@ -14,7 +14,7 @@ PACKAGES := inframind.traces inframind.workflows inframind.sim inframind.live in
 help:
 	@echo 'make demo       train a small policy and compare it with rules; report in runs/demo'
 	@echo 'make test       run the tests'
-	@echo 'make test-live  compare with a real vLLM scheduler (installs vLLM for CPUs, 3.5 GB)'
+	@echo 'make test-live  compare with real vLLM servers (installs vLLM for CPUs, 3.5 GB)'
 	@echo 'make check      lint, types, layers, packaging'
 	@echo 'make format     format the code'
 	@echo 'make install    set up .venv; the others do it by themselves'

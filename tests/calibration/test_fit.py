@@ -1,10 +1,8 @@
 """Fit a server file to request logs. The oracle is the simulator itself: known parameters must come back."""
 
 import functools
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +12,11 @@ from numpy.typing import NDArray
 from inframind.calibration import Fit, fit_server, fitted_toml, predict
 from inframind.calibration.fit_objective import MeasuredLog, Objective, run_log
 from inframind.calibration.fit_options import assume
+from inframind.calibration.pool_evidence import mean_errors
 from inframind.calibration.step_estimates import estimate_steps, measured_times
 from inframind.sim import SchedulerOptions, ServerOptions, ServerToFit, StepTime, load_server
 from inframind.sim.server_file import SchedulerToFit
-from inframind.traces import ConfigError, TraceError, read_requests
+from inframind.traces import ConfigError, TraceError
 
 GPU = StepTime(
     fixed_s=0.012,
@@ -75,20 +74,6 @@ def to_fit(scheduler: SchedulerOptions = SCHEDULER, *unknown: str) -> ServerToFi
 
 def fit(requests: pd.DataFrame, asked: ServerToFit | None = None) -> Fit:
     return fit_server({"log": requests}, asked or to_fit())
-
-
-def mean_errors(predicted: pd.DataFrame) -> Mapping[str, float]:
-    """Simulated over measured mean, less 1."""
-    decodes = predicted["output_tokens"] - 1
-    tpot, sim_tpot = (
-        ((predicted[e2e] - predicted[ttft]) / decodes)[decodes > 0]
-        for e2e, ttft in (("e2e_s", "ttft_s"), ("sim_e2e_s", "sim_ttft_s"))
-    )
-    return {
-        "TTFT": predicted["sim_ttft_s"].mean() / predicted["ttft_s"].mean() - 1,
-        "E2E": predicted["sim_e2e_s"].mean() / predicted["e2e_s"].mean() - 1,
-        "TPOT": sim_tpot.mean() / tpot.mean() - 1,
-    }
 
 
 # Known parameters come back.
@@ -456,74 +441,3 @@ def test_a_fitted_server_reads_back(tmp_path: Path) -> None:
         "prefill_pair_s",
         "free_prefill_tokens",
     }
-
-
-# Real servers.
-
-REAL: dict[str, dict[str, Any]] = {
-    "RTX4090__Llama-3.1-8B": {"max_num_seqs": 256, "num_blocks": 2588, "max_model_len": 32_768},
-    "RTXPRO6000__Llama-3.1-8B": {"max_num_seqs": 128, "max_model_len": 131_072},
-    "RTXPRO6000__Qwen3-30B-A3B-Instruct-2507": {"max_num_seqs": 128, "max_model_len": 262_144},
-}
-
-
-@pytest.mark.timeout(600)  # thousands of preemptions in each simulation
-@pytest.mark.parametrize("name", REAL)
-def test_real_runs_are_reproduced(shared_data: Path, name: str) -> None:
-    """The three overloaded vLLM runs of LLMServingSim: each mean within 2 %."""
-    requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")
-    scheduler = SchedulerToFit(max_num_batched_tokens=2048, async_scheduling=False, **REAL[name])
-
-    result = fit(requests, ServerToFit(name=name, model=name, scheduler=scheduler))
-
-    errors = mean_errors(predict(requests, result.server))
-    assert all(abs(error) < 0.02 for error in errors.values()), errors
-
-
-@pytest.mark.timeout(600)
-def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path) -> None:
-    """Of a log that was cut in the middle of the load; vLLM 0.19 schedules asynchronously, which is left to be found:
-    a prompt's first token comes two step ends after it was scheduled."""
-    name = "RTXPRO6000__Llama-3.1-8B"
-    requests = read_requests(shared_data / "llmservingsim_vllm_bench" / f"{name}__requests.jsonl")
-    scheduler = SchedulerToFit(max_num_batched_tokens=2048, **REAL[name])
-
-    result = fit(requests[:150], ServerToFit(name=name, model=name, scheduler=scheduler))
-
-    assert result.server.scheduler.async_scheduling is True
-    errors = mean_errors(predict(requests, result.server)[150:])
-    assert all(abs(error) < 0.05 for error in errors.values()), errors
-
-
-OTEL = {
-    "jan20-prefill-llama7b-tp1-1": {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "max_model_len": 8192},
-    "jan20-codellama-prefill-1": {"max_num_seqs": 32, "max_num_batched_tokens": 64, "max_model_len": 8192},
-}
-LOADS = {"jan20-prefill-llama7b-tp1-1": (40, 79, 119, 159), "jan20-codellama-prefill-1": (40, 80, 120, 160)}
-"""The first request of each load but the first."""
-
-
-def otel(folder: Path, name: str) -> pd.DataFrame:
-    """A run of five loads, one after the other, whose prompts share their first 1024 tokens (configs.json).
-
-    Each load has a start of its own: its first request takes as much longer than others as 1024 tokens take.
-    """
-    table = pd.read_csv(folder / "blis_vllm_otel_jan2026" / f"{name}.csv")
-    table = table.sort_values("start_s", kind="stable", ignore_index=True)
-    load = np.searchsorted(LOADS[name], table.index, side="right")
-    return table.rename(columns={"start_s": "arrival_s", "completion_tokens": "output_tokens"}).assign(
-        prefix_group=load.astype(str), prefix_tokens=table["prompt_tokens"].clip(upper=1024)
-    )
-
-
-def test_one_real_run_predicts_another_of_the_same_model(shared_data: Path) -> None:
-    """CodeLlama-34b on an H100, fitted with steps of up to 4096 tokens, with a budget of 64: the tiniest chunks."""
-    fitted_on, other = OTEL
-    scheduler = SchedulerToFit(**OTEL[fitted_on], async_scheduling=False)
-
-    server = fit(otel(shared_data, fitted_on), ServerToFit(name="h100", model="34b", scheduler=scheduler)).server
-
-    chunked = server.model_copy(update={"scheduler": server.scheduler.model_copy(update=OTEL[other])})
-    errors = mean_errors(predict(otel(shared_data, other), chunked))
-    assert abs(errors["TPOT"]) < 0.04, errors
-    assert abs(errors["E2E"]) < 0.05, errors

@@ -1,0 +1,38 @@
+"""Keeps CPUs busy at idle priority until it is stopped: every other process goes first, at once.
+
+    python tests/support/busy_cpus.py 0 1
+
+Where virtual CPUs share a processor, one is up to 1.7 times as fast while its neighbour sleeps, so what a step of a
+vLLM server costs there hangs on what other servers do at that moment. With no CPU ever asleep it does not
+(`docs/going-live.md`, Measured). What it computes is what a small model's decoding is: products of one matrix after
+the other, 240 MB in all, with a few vectors.
+"""
+
+import multiprocessing
+import os
+import sys
+
+import torch
+
+NUM_LAYERS, HIDDEN, BATCH = 90, 576, 4
+
+
+def keep_busy(cpu: int) -> None:
+    """Never returns."""
+    os.sched_setaffinity(0, {cpu})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    torch.set_num_threads(1)
+    layers = [torch.randn(4 * HIDDEN, HIDDEN, dtype=torch.bfloat16) for _ in range(NUM_LAYERS)]
+    vectors = torch.randn(BATCH, HIDDEN, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        while True:
+            for layer in layers:
+                torch.nn.functional.linear(vectors, layer)
+
+
+if __name__ == "__main__":
+    busy = [multiprocessing.Process(target=keep_busy, args=(int(cpu),), daemon=True) for cpu in sys.argv[1:]]
+    for process in busy:
+        process.start()
+    for process in busy:
+        process.join()
