@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from inframind.agents.bench_training import bench_training
-from inframind.agents.training import Trainer
+from inframind.agents.training import Trainer, _world_of
 from inframind.agents.training_file import load_training
 from inframind.cli import main
 from inframind.sim.outcomes import OutcomeModel
@@ -105,6 +105,16 @@ def test_without_tensorboardx_a_note_says_so(
     assert main([*words, "--set", "batch.iterations=1"]) == 0
     assert capsys.readouterr().err.count("note: tensorboard/ is not written: needs tensorboardX") == 1
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_no_luck_with_a_question_lasts_from_one_seed_to_the_next(experiment: Path) -> None:
+    """The simulations of a training have the answers of luck by seed, not those that an evaluation has."""
+    training, pool = load_training(experiment, [], OutcomeModel.shipped())
+    worlds = (_world_of(training, pool, None).outcomes, OutcomeModel.shipped(luck_by_seed=True), OutcomeModel.shipped())
+
+    learnt_from, by_seed, lasting = ([each.right_calls("math", q, 1).tolist() for q in range(20)] for each in worlds)
+
+    assert learnt_from == by_seed != lasting
 
 
 def test_processes_are_warmed_up_and_measured(experiment: Path) -> None:

@@ -1,6 +1,6 @@
-"""Keeps CPUs busy at idle priority until it is stopped: every other process goes first, at once.
+"""Keeps a CPU busy at idle priority until it is stopped: every other process goes first, at once.
 
-    python tests/support/busy_cpus.py 0 1
+    for cpu in 0 1; do python tests/support/busy_cpu.py $cpu & done
 
 Where virtual CPUs share a processor, one is up to 1.7 times as fast while its neighbour sleeps, so what a step of a
 vLLM server costs there hangs on what other servers do at that moment. With no CPU ever asleep it does not
@@ -8,9 +8,8 @@ vLLM server costs there hangs on what other servers do at that moment. With no C
 the other, 240 MB in all, with a few vectors.
 """
 
-import multiprocessing
+import argparse
 import os
-import sys
 
 import torch
 
@@ -31,8 +30,6 @@ def keep_busy(cpu: int) -> None:
 
 
 if __name__ == "__main__":
-    busy = [multiprocessing.Process(target=keep_busy, args=(int(cpu),), daemon=True) for cpu in sys.argv[1:]]
-    for process in busy:
-        process.start()
-    for process in busy:
-        process.join()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cpu", type=int)
+    keep_busy(parser.parse_args().cpu)
