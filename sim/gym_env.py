@@ -82,7 +82,8 @@ class ExecutorEnv(gymnasium.Env[Features, np.int64]):
     planner
         Decides how queries are worked on; `OneAgent` if None.
     outcomes
-        What the LLMs write; the shipped model if None. Each episode has a seed of its own for it.
+        What the LLMs write; the shipped model if None, by which no LLM's luck with a question of the ``train`` part
+        outlasts an episode: it would be learnt. Each episode has a seed of its own for it.
     latency
         Predictors for the latency map; if None it is what step times and mean lengths let one expect.
     max_tokens
@@ -124,7 +125,7 @@ class ExecutorEnv(gymnasium.Env[Features, np.int64]):
         section = pool if isinstance(pool, PoolSection) else load_pool(pool, Path())
         is_fcfs = scheduler == "fcfs"
         self._servers = [server.options(policy="fcfs" if is_fcfs else "priority") for server in section.servers]
-        self._outcomes = outcomes or OutcomeModel.shipped()
+        self._outcomes = outcomes or OutcomeModel.shipped(luck_by_seed=part == "train")
         self._outcomes.check_models([server.model for server in self._servers])
         self._options = ControllerOptions(priority="none" if is_fcfs else scheduler, max_tokens=max_tokens)
         self._rates_per_min = tuple(rates_per_min)

@@ -134,6 +134,21 @@ def test_an_episode_is_a_run_of_the_simulator(make: Make, shipped: OutcomeModel)
     assert 0 < run["on_time"].mean() < 1
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_no_llm_is_lucky_with_a_train_question_for_longer_than_an_episode(make: Make, part: str) -> None:
+    """By default whoever learns meets what the project's own training does, and whoever is judged what lasts."""
+    by_default, by_seed, lasting = (
+        [
+            step[1]
+            for step in episode(make(num_queries=60, domains=("math",), part=part, drain=True, outcomes=outcomes), 7)
+        ]
+        for outcomes in (None, OutcomeModel.shipped(luck_by_seed=True), OutcomeModel.shipped())
+    )
+
+    assert by_default == (by_seed if part == "train" else lasting)
+    assert by_seed != lasting
+
+
 def test_every_query_counts_once_and_in_the_step_in_which_it_ends(make: Make) -> None:
     steps = episode(make(num_queries=60, drain=True), 1)
     ended = [each for step in steps for each in step[4]["ended"]]
