@@ -156,14 +156,19 @@ async def _record(
 
 
 async def _sweep(runner: "LoadRunner", limits: Limits) -> None:
-    """Run the conditions that are not complete yet, and the warm-up for each process of the server."""
+    """Run the conditions that are not complete yet, and the warm-up for each process of the server.
+
+    Only the first warm-up shapes the sweep: that of a restarted server takes another time, which may leave some for a
+    condition more.
+    """
     complete = runner.log.ended()
-    if not runner.is_warm:
-        complete.pop(WARM_UP, None)
     steps = Sweep(limits).conditions()
     condition = next(steps, None)
     while condition is not None:
-        ended = complete.get(condition.name) or await runner.run(condition)
+        ended = complete.get(condition.name)
+        if ended is None or (condition.name == WARM_UP and not runner.is_warm):
+            shown = await runner.run(condition)
+            ended = ended or shown
         try:
             condition = steps.send(ended)
         except StopIteration:

@@ -191,8 +191,12 @@ class ProfileLog:
         return sum(line["outcome"] == Outcome.FINISHED for line in self.requests)
 
     def ended(self) -> dict[str, Ended]:
-        """What each complete condition showed."""
-        return {stay.condition: self.shown(stay) for stay in self.stays if stay.outcome == COMPLETE}
+        """What each complete condition showed the first time: each process of a server has a warm-up of its own."""
+        first: dict[str, Stay] = {}
+        for stay in self.stays:
+            if stay.outcome == COMPLETE:
+                first.setdefault(stay.condition, stay)
+        return {name: self.shown(stay) for name, stay in first.items()}
 
     def shown(self, stay: Stay) -> Ended:
         """What one stay showed."""

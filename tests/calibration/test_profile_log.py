@@ -82,6 +82,19 @@ def test_a_line_that_a_crash_tore_costs_only_itself(tmp_path: Path) -> None:
         assert [sample["time_s"] for sample in again.samples] == [7.0]
 
 
+def test_the_first_warm_up_is_the_one_that_counts(tmp_path: Path) -> None:
+    """A sweep that goes on decides as it did before, however long the warm-up of a restarted server took."""
+    with new_log(tmp_path / "log") as log:
+        complete(log, WARM_UP, finished(1.0))
+        complete(log, "light", finished(7.0))
+        complete(log, WARM_UP, finished(20.0))
+
+        assert [(name, ended.answers[0].arrival_s) for name, ended in log.ended().items()] == [
+            (WARM_UP, 1.0),
+            ("light", 7.0),
+        ]
+
+
 def test_each_try_at_a_condition_has_a_number(tmp_path: Path) -> None:
     """Also one of which a crash left only the begin."""
     with new_log(tmp_path / "log") as log:
