@@ -63,12 +63,14 @@ def test_a_check_prints_tables_and_writes_both_files(folder: Path, capsys: pytes
     assert document["logs"][0]["metrics"]["e2e_s"]["bias_s"] == pytest.approx(0.0625)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_is_what_the_file_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(folder, "log.csv", "--json") == 0
 
     assert json.loads(capsys.readouterr().out) == json.loads((folder / "out/check.json").read_text())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_repeats_are_checked_too_and_show_the_spread(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(folder, "log.csv", "--repeat", "log.csv", "again.csv") == 0
 
@@ -79,6 +81,7 @@ def test_repeats_are_checked_too_and_show_the_spread(folder: Path, capsys: pytes
     assert "all logs, relative errors" in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_requests_are_left_out_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a pool's log those of the server."""
     header, *rows = FOUR.splitlines()
@@ -92,6 +95,7 @@ def test_failed_requests_are_left_out_and_counted(folder: Path, capsys: pytest.C
     assert log["notes"] == ["2 failed requests, without output tokens, are left out."]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_check_replaces_the_first(folder: Path) -> None:
     assert check(folder, "log.csv") == 0
     assert check(folder, "again.csv") == 0

@@ -10,6 +10,8 @@ from inframind.agents.training_file import load_training
 from inframind.cli import demo, main
 from inframind.sim.outcomes import OutcomeModel
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TRAIN = """
 domains = ["math"]
 [batch]

@@ -111,6 +111,7 @@ def test_the_report_fits_the_screen(small: Path, tmp_path: Path, width: int) -> 
     assert all(figure["content_width"] <= figure["width"] + 1 for figure in seen["figures"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_going_on_equals_never_stopping(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Half of the cells are taken away, then made again, by two processes. But how long decisions took is new."""
     out = tmp_path / "out"
@@ -156,6 +157,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
     assert (tmp_path / "mine" / "config.toml").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_overwriting_begins_anew(small: Path, tmp_path: Path) -> None:
     """Results of another evaluation go, what is a person's stays."""
     out = tmp_path / "out"

@@ -18,6 +18,8 @@ from live_files import experiment, pool, write_pool
 from inframind.cli import main
 from inframind.traces import read_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 QUICK = ["--set", "num_queries=6", "--set", "rates_per_min=[1200]", "--set", "max_tokens=10"]
 NAMES = sorted(
     f"{policy}.{scheduler}.1200.mixed.{seed}"

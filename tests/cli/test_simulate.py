@@ -10,6 +10,8 @@ import pytest
 from inframind.cli import main
 from inframind.traces import read_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 EXPERIMENT = """
 name = "Small"
 schedulers = ["fcfs", "edf"]
