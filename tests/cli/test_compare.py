@@ -52,6 +52,7 @@ def compare(runs: Path, out: Path, *arguments: str) -> int:
     return main(["compare", *words, "-o", str(out)])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_folders_of_runs_become_a_page_and_its_numbers(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,12 +80,14 @@ def test_folders_of_runs_become_a_page_and_its_numbers(
     assert sum(steps["steps_s"].values()) == pytest.approx(steps["simulated_s"] - steps["live_s"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_is_what_the_file_holds(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(runs, tmp_path / "out.html", "sim/jsq-0", "live/jsq-0", "--json") == 0
 
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out.json").read_text())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_beside_itself(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(runs, tmp_path / "out.html", "sim", "sim") == 0
 
@@ -94,6 +97,7 @@ def test_a_run_beside_itself(runs: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "Ranking by mean latency: Kendall's tau 1.00" in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_pair_of_different_runs_is_compared_with_a_warning(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +177,7 @@ def test_the_page_has_no_interval_of_two_seeds_and_says_why(html: str) -> None:
     assert re.findall(r"± ?[\d.]+", text) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_three_seeds_have_intervals(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         write(tmp_path / f"sim/{seed}", seed=seed, num=12)
