@@ -10,30 +10,35 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from live_files import experiment, pool, replay, write_pool
+from live_files import MODELS, experiment, pool, replay, write_pool
 from rich.console import Console
 
-from inframind.cli import main
+from inframind.cli import live_run, main
 from inframind.cli.live_dashboard import progress_table
 from inframind.cli.live_pool import launch_of
 from inframind.cli.live_queries import embedder
 from inframind.live import RunView, ServerView
 from inframind.sim import ServerSection
 from inframind.traces import ConfigError, read_run
+from inframind.workflows import Replay
+from inframind.workflows import replay as replay_log
 from inframind.workflows.embedding import MiniLM
 
 
 def test_a_live_run_and_its_simulated_twin_have_the_same_queries_and_the_same_schema(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    slower = ["--time-scale", "2"]
     with pool(tmp_path):
-        assert replay(tmp_path, "--strict-lengths") == 0
+        assert replay(tmp_path, "--strict-lengths", *slower) == 0
     twin = ["simulate", str(tmp_path / "experiment.toml"), "--policy", "jsq", "-o", str(tmp_path / "twin")]
-    assert main(twin) == 0
+    assert main([*twin, *slower]) == 0
 
     live, simulated = read_run(tmp_path / "live"), read_run(tmp_path / "twin")
     assert live.workflows is not None
@@ -42,6 +47,7 @@ def test_a_live_run_and_its_simulated_twin_have_the_same_queries_and_the_same_sc
     assert live.workflows[same].equals(simulated.workflows[same])
     assert live.workflows["correct"].notna().all()
     assert len(live.workflows) == 12
+    assert set(live.workflows["budget_s"]) == {10.0, 40.0}
     late_s = live.workflows["arrival_s"] - simulated.workflows["arrival_s"]
     assert late_s.min() > -1e-6
     first = ["workflow_id", "slot", "prompt_tokens"]
@@ -59,6 +65,40 @@ def test_a_live_run_and_its_simulated_twin_have_the_same_queries_and_the_same_sc
     assert report["parts"][0]["arrival_late_max_s"] == pytest.approx(late_s.max(), abs=1e-6)
     printed = capsys.readouterr().out
     assert f"all {report['replay']['commands']:,} commands came out again" in printed
+
+
+def test_a_log_that_does_not_repeat_the_decisions_fails_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is read as if it had other strategies."""
+
+    def misread(lines: Iterable[str], *args: Any, **kwargs: Any) -> Replay:
+        return replay_log((line.replace('"strategy":"', '"strategy":"Not') for line in lines), *args, **kwargs)
+
+    monkeypatch.setattr(live_run, "replay", misread)
+    with pool(tmp_path):
+        assert replay(tmp_path, "--strict-lengths") == 1
+
+    assert "the log does not repeat the run's decisions: after {" in capsys.readouterr().err
+    assert not json.loads((tmp_path / "live" / "client.json").read_text())["replay"]["agrees"]
+    assert read_run(tmp_path / "live").workflows is not None
+
+
+def test_a_key_is_read_from_the_variable_that_the_file_names_and_written_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFRAMIND_API_KEY", "another")
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pool(tmp_path, api_key="secret-1") as servers:
+        write_pool(tmp_path, [f'[servers.live]\nurl = "{server.url}"\napi_key_env = "MY_KEY"' for server in servers])
+        assert replay(tmp_path, "--strict-lengths") == 2
+        assert capsys.readouterr().err.count("it wants an API key") == 2
+        monkeypatch.setenv("MY_KEY", "secret-1")
+        assert replay(tmp_path, "--strict-lengths") == 0
+
+    written = [path for path in (tmp_path / "live").rglob("*") if path.is_file()]
+    assert len(written) >= 8
+    assert not [path for path in written if b"secret-1" in path.read_bytes()]
 
 
 def test_real_tasks_are_asked_as_chats_and_graded(tmp_path: Path) -> None:
@@ -245,6 +285,11 @@ def test_the_dashboard_says_how_far_the_run_is_and_what_each_server_does() -> No
     assert cells == [["s0", "4", "2", "6", "0.5 s"], ["s1 (closed)", "0", "0", "0", "7.0 s"]]
 
 
+def pids(folder: Path) -> list[int]:
+    """Of the servers that `launched` is about."""
+    return [json.loads(file.read_text())[0] for file in (folder / "seen").iterdir()]
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -299,11 +344,42 @@ def test_replay_starts_a_pool_of_its_own_and_stops_it(tmp_path: Path) -> None:
 def test_a_server_that_cannot_start_ends_it_with_its_last_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And the other one, which could."""
     path = launched(tmp_path)
-    (tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py").write_text("raise SystemExit('no such model')")
+    second_fails = f"""
+import os, sys, time
+if {MODELS[1]!r} in sys.argv:
+    while not os.listdir(os.environ["SEEN"]):
+        time.sleep(0.05)
+    raise SystemExit("no such model")
+"""
+    (tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py").write_text(second_fails + STAND_IN)
 
     assert main(["live", "up", str(path), "-o", str(tmp_path / "up")]) == 1
-    assert "the server ended with exit code 1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the server ended with exit code 1" in told
+    assert "s1.log ends: no such model" in told
+    assert pids(tmp_path)
+    assert not any(map(is_alive, pids(tmp_path)))
+
+
+def test_a_server_that_ends_while_they_are_kept_ends_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = launched(tmp_path), tmp_path / "up"
+
+    def kill_one() -> None:
+        while not (out / "urls.toml").exists():
+            time.sleep(0.05)
+        os.kill(pids(tmp_path)[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    assert main(["live", "up", str(path), "-o", str(out)]) == 1
+    thread.join()
+
+    assert "the server ended with exit code -9" in capsys.readouterr().err
+    assert len(pids(tmp_path)) == 2
+    assert not any(map(is_alive, pids(tmp_path)))
+    assert not (out / "urls.toml").exists()
 
 
 def test_what_failed_its_checks_is_no_run_and_the_same_command_begins_it(

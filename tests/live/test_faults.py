@@ -13,6 +13,7 @@ import pytest
 from fake_vllm import Behaviour, FakeVllm
 from live_world import controller, every, fake_pool, run_on
 
+from inframind.live import pool_server
 from inframind.workflows import ControllerOptions, MetricsPolled, ServerClosed, ServerOpened
 from inframind.workflows.log import read_log
 
@@ -145,6 +146,21 @@ def test_metrics_that_cannot_be_read_make_the_gauges_old_and_nothing_else(metric
     assert not [event for event in events(tmp_path) if isinstance(event, ServerClosed)]
     part = json.loads((tmp_path / "client.json").read_text())["parts"][0]
     assert 0 < part["polls_failed"] < part["polls"]
+
+
+def test_metrics_that_do_not_come_in_time_close_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times in a row: further calls go elsewhere, those that are under way there end."""
+    monkeypatch.setattr(pool_server, "POLL_TIMEOUT_S", 0.1)
+    with fake_pool(*two(metrics_s=1.0)) as servers:
+        calls, workflows, _ = run_on(servers, every(0.05, 30), tmp_path)
+
+    assert list(workflows["outcome"]) == ["finished"] * 30
+    assert polls(tmp_path, 0) == []
+    (closed,) = (event for event in events(tmp_path) if isinstance(event, ServerClosed | ServerOpened))
+    assert isinstance(closed, ServerClosed)
+    at_s0 = calls["arrival_s"][calls["server"] == "s0"]
+    assert 0 < len(at_s0) < 15
+    assert (at_s0 <= closed.t).all()
 
 
 def test_metrics_that_stand_still_while_output_comes_are_not_believed(tmp_path: Path) -> None:

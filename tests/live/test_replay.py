@@ -46,6 +46,19 @@ def test_the_tables_say_what_was_asked_and_when(tmp_path: Path) -> None:
     assert set(samples["server"]) == {"s0", "s1"}
 
 
+def test_calls_on_all_servers_share_one_limit(tmp_path: Path) -> None:
+    """Of a dozen that are wanted at once."""
+    slow = [Behaviour(model=f"m{index}", step_s=0.01) for index in range(2)]
+    with fake_pool(*slow) as servers:
+        replay_on([server.url for server in servers], every(0.0, 12), tmp_path, controller(), max_open=3)
+    calls = run_tables(tmp_path, controller().servers).calls
+    open_then = [((calls["arrival_s"] <= t) & (calls["finish_s"] > t)).sum() for t in calls["arrival_s"]]
+
+    assert list(calls["outcome"]) == ["finished"] * 12
+    assert set(calls["server"]) == {"s0", "s1"}
+    assert max(open_then) == 3
+
+
 def test_the_log_is_there_while_the_run_goes_on(tmp_path: Path) -> None:
     """Turn by turn: whatever ends the run, what has happened is on the disk."""
     lengths = []

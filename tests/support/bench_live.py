@@ -17,6 +17,7 @@ from fake_vllm import Behaviour, FakeVllm
 from live_world import arrive
 from policies import FixedPlan, JoinShortestQueue
 
+from inframind.cli.live_replay import _raise_open_files
 from inframind.live import Endpoint, ExactLengths, ReplayOptions, replay_live, run_tables
 from inframind.workflows import Controller, ControllerOptions, ServerInfo, replay
 
@@ -24,7 +25,6 @@ TOKENS = 20
 STEP_S = 1.0
 ARRIVALS_S = 10.0
 SLOTS = 10_000
-MAX_OPEN = 5000
 
 
 def serve() -> None:
@@ -58,7 +58,7 @@ def _run(urls: list[str], num_workflows: int) -> dict[str, object]:
         folder = Path(name)
         endpoints = [Endpoint(url, "m") for url in urls]
         exact = ExactLengths(lambda _: TOKENS, salt=1)
-        replay_live(controller, endpoints, arrivals, exact, folder, options=ReplayOptions(max_open=MAX_OPEN))
+        replay_live(controller, endpoints, arrivals, exact, folder, options=ReplayOptions(max_open=_raise_open_files()))
         tables = run_tables(folder, infos)
         part = json.loads((folder / "client.json").read_text())["parts"][0]
         lines = (folder / "events.jsonl").read_text().splitlines()

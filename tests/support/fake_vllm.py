@@ -49,6 +49,8 @@ class Behaviour:
     """Served as /metrics instead of what is true."""
     metrics_encoding: str | None = None
     """What /metrics is said to be in, whatever it is."""
+    metrics_s: float = 0.0
+    """How long /metrics takes."""
     process_start_s: float = 1000.0
     answer: str = "x"
     """What is written to a chat, once."""
@@ -119,6 +121,7 @@ class FakeVllm:
         return self._denied(request) or JSONResponse({"object": "list", "data": models})
 
     async def _metrics(self, request: Request) -> Response:
+        await asyncio.sleep(self.behaviour.metrics_s)
         told, encoding = self.behaviour.metrics, self.behaviour.metrics_encoding
         headers = {} if encoding is None else {"Content-Encoding": encoding}
         return PlainTextResponse(self.metrics_text() if told is None else told, headers=headers)

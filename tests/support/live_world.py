@@ -65,10 +65,12 @@ def replay_on(
     folder: Path,
     core: Controller,
     on_progress: Callable[[RunView], None] = ignore,
+    *,
+    max_open: int = 900,
 ) -> bool:
     endpoints = [Endpoint(url, f"m{index}") for index, url in enumerate(urls)]
     exact = ExactLengths(ten_tokens, salt=1)
-    options = ReplayOptions(poll_s=0.1)
+    options = ReplayOptions(poll_s=0.1, max_open=max_open)
     return replay_live(core, endpoints, arrivals, exact, folder, options=options, on_progress=on_progress)
 
 
