@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from .evaluation import CellResult
 
@@ -106,7 +106,7 @@ def t_interval(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, f
 @cache
 def _t_quantile(degrees_of_freedom: int) -> float:
     """Looked up, since a table has tens of thousands of intervals and scipy takes longer than all the rest."""
-    return float(student_t.ppf(0.975, degrees_of_freedom))
+    return float(stdtrit(degrees_of_freedom, 0.975))
 
 
 def figures_table(results: Iterable[CellResult]) -> pd.DataFrame:

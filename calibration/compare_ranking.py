@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from inframind.agents.evaluation_summary import MIN_SEEDS, t_interval
 
@@ -189,6 +188,8 @@ def kendall_tau(one: Floats, other: Floats) -> float:
     """Kendall's tau-b, which counts ties as neither agreement nor disagreement; NaN if one side is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
+    from scipy.stats import kendalltau  # takes a second to load
+
     return round(float(kendalltau(one, other).statistic), 12)  # its own rounding error would hide a 1
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from scipy.stats import spearmanr
-
 from inframind.live import ServerFacts
 
 from .profile_log import COMPLETE, ProfileLog
@@ -145,6 +143,8 @@ def observed_policy(probe: Ended) -> Literal["fcfs", "priority"] | None:
     Priorities were dealt at random, so under fcfs both orders have nothing in common, even if requests that were sent
     at once overtook each other on their way. Those count that began when another had ended.
     """
+    from scipy.stats import spearmanr  # takes a second to load
+
     first_end_s = min((answer.arrival_s + answer.e2e_s for answer in probe.answers), default=0.0)
     waited = [answer for answer in probe.answers if answer.arrival_s + answer.ttft_s > first_end_s]
     if len(waited) < FEWEST_IN_QUEUE:
