@@ -34,8 +34,9 @@ $(INSTALLED): setup.cfg constraints.txt pyproject.toml
 demo: install
 	$(BIN)/inframind demo --overwrite
 
+# Each worker begins with a stretch of its own, so that what the tests of a file share is made once.
 test: install
-	$(BIN)/pytest -n auto -m 'not live'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not live'
 
 # A collector finds what somebody left open minutes ago, in whatever test runs then: shown with its origin, but no failure
 # here, where it cannot be repeated. The other tests fail on it.
