@@ -69,6 +69,8 @@ class TierFigures:
     """The budget in seconds, or `ALL_TIERS`."""
     num_live: int
     num_simulated: int
+    latency: LatencyFigures
+    """Of those that finished."""
     shares: Mapping[str, ShareFigures]
     """For each of `SHARES`; NaN where answers were not graded."""
 
@@ -96,7 +98,7 @@ def workflow_latency(pairs: Sequence[PairedRuns]) -> LatencyFigures:
 
 
 def tier_figures(pairs: Sequence[PairedRuns]) -> tuple[TierFigures, ...]:
-    """Shares of all workflows, and of those of each budget."""
+    """Latency and shares of all workflows, and of those of each budget."""
     budgets = sorted({float(budget) for pair in pairs for budget in _workflows(pair.live.run)["budget_s"]})
     tiers: list[float | None] = [None, *(budgets if len(budgets) > 1 else [])]
     return tuple(_tier(pairs, budget_s) for budget_s in tiers)
@@ -150,7 +152,11 @@ def _of_calls(metric: str, run: Run) -> Floats:
 
 
 def _of_workflows(run: Run) -> Floats:
-    return _workflows(run)["latency_s"].dropna().to_numpy(dtype=np.float64)
+    return _latencies(_workflows(run))
+
+
+def _latencies(workflows: pd.DataFrame) -> Floats:
+    return workflows["latency_s"].dropna().to_numpy(dtype=np.float64)
 
 
 def _latency(pairs: Sequence[PairedRuns], values: Callable[[Run], Floats]) -> LatencyFigures:
@@ -200,6 +206,7 @@ def _tier(pairs: Sequence[PairedRuns], budget_s: float | None) -> TierFigures:
         tier=ALL_TIERS if budget_s is None else f"{budget_s:g}",
         num_live=sum(len(of_tier(pair.live.run)) for pair in pairs),
         num_simulated=sum(len(of_tier(pair.simulated.run)) for pair in pairs),
+        latency=_latency(pairs, lambda run: _latencies(of_tier(run))),
         shares=shares,
     )
 

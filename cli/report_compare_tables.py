@@ -32,8 +32,9 @@ CONDITION_HEADS = (
 )
 """Of `condition_cells`; latency is of workflows, of calls where there are none."""
 LATENCY_HEADS = ("live", "simulated", "error", "own spread")
-TIER_HEADS = tuple(
-    f"{name}\n{side}" for name in ("goodput", "on time", "accuracy") for side in ("live", "simulated", "points")
+TIER_HEADS = (
+    *("latency\nlive", "latency\nsimulated", "error"),
+    *(f"{name}\n{side}" for name in ("goodput", "on time", "accuracy") for side in ("live", "simulated", "points")),
 )
 SERVER_HEADS = (
     *("calls live", "calls simulated", "running live", "running simulated"),
@@ -97,7 +98,13 @@ def latency_rows(figures: LatencyFigures) -> list[list[str]]:
 
 def tier_row(tier: TierFigures) -> list[str]:
     """The budget, and the columns of `TIER_HEADS`."""
-    cells = [f"{tier.tier} s" if tier.tier != "all" else "all"]
+    latency = tier.latency
+    cells = [
+        f"{tier.tier} s" if tier.tier != "all" else "all",
+        time_cell(latency.live["mean"]),
+        time_cell(latency.simulated["mean"]),
+        with_half(error_cell(latency.relative_error["mean"]), latency.error_low, latency.error_high),
+    ]
     for share in tier.shares.values():
         cells += [
             cell(share.live, "share"),

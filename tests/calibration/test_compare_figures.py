@@ -50,6 +50,7 @@ def test_a_run_beside_itself_has_no_error(tmp_path: Path) -> None:
         assert figures.num_live == figures.num_simulated > 30
     for tier in each.tiers:
         assert {share.difference for share in tier.shares.values()} == {0.0}
+        assert set(tier.latency.relative_error.values()) == {0.0}
     assert [tier.tier for tier in each.tiers] == ["all", "20", "60"]
     assert sum(server.call_share[0] for server in each.servers) == pytest.approx(1)
     assert all(server.running[0] == server.running[1] for server in each.servers)
@@ -68,6 +69,10 @@ def test_servers_that_are_half_as_fast_again(tmp_path: Path) -> None:
     assert each.latency.relative_error == pytest.approx(dict.fromkeys(("mean", "p50", "p90", "p99"), -1 / 3))
     assert each.latency.spread["mean"] == pytest.approx(0.1 / 1.05)
     assert each.calls["tpot_s"].relative_error["p99"] == pytest.approx(-1 / 3)
+    assert [tier.latency.relative_error["mean"] for tier in each.tiers] == pytest.approx([-1 / 3] * 3)
+    every, *tiers = (tier.latency.num_live for tier in each.tiers)
+    assert every == sum(tiers) == 10
+    assert min(tiers) > 0
     assert each.calls["ttft_s"].live["p50"] == pytest.approx(0.15)
     assert math.isnan(each.latency.error_low)
 

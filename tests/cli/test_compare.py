@@ -165,6 +165,9 @@ def test_the_page_says_what_the_numbers_say(runs: Path, html: str) -> None:
     assert shown(page, "+ simulated servers in place of the real ones")
     assert shown(page, "Decisions about the same query")
     assert shown(page, "live again, all calls")
+    for titles in ("Workflow latency, median", "a: running", "b: waiting", "calls at the same server at arrival, live"):
+        assert shown(page, titles), titles
+    assert shown(page, "Budget latency live latency simulated error goodput live")
     assert shown(page, "Age of a server's gauges when a call was sent there")
     assert shown(page, "The four changes add up to the whole difference")
 

@@ -81,7 +81,9 @@ addEventListener("load", () => {
 CATCH = """
 <script>
 window.seenErrors = [];
-addEventListener("error", event => window.seenErrors.push(String(event.message)));
+// Captured, for what cannot be loaded does not bubble; and what a browser's console would have in red.
+addEventListener("error", event => window.seenErrors.push(event.message || event.target.outerHTML), true);
+console.error = (...words) => window.seenErrors.push(words.join(" "));
 </script>
 """
 
