@@ -105,8 +105,7 @@ def of_server(path: Path, log: RequestLog, server: str) -> RequestLog:
         The log is of other servers, or of several models.
     """
     rows = log.requests
-    if "server" in rows and rows["server"].nunique() > 1:
-        known = sorted(map(str, rows["server"].dropna().unique()))
+    if "server" in rows and (known := sorted(map(str, rows["server"].dropna().unique()))):
         if server not in known:
             raise TraceError(path, [f"server: holds {', '.join(known)}, and the server file is of {server!r}"])
         is_ours = (rows["server"] == server).to_numpy()

@@ -327,6 +327,8 @@ def test_logs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
         ("prompt_tokens,output_tokens,ttft_s,e2e_s\n1,1,1,1\n", "arrival_s: missing column"),
         (with_column("model", "a", "a", "b", "b"), "model: one server serves one model, the log has a, b"),
         (with_column("server", "a", "a", "b", "b"), "server: holds a, b, and the server file is of 'slow'"),
+        # As of a run whose policy sent all calls to another server of the pool.
+        (with_column("server", "a", "a", "a", "a"), "server: holds a, and the server file is of 'slow'"),
     ],
 )
 def test_a_log_that_does_not_fit_is_refused(tmp_path: Path, text: str, problem: str) -> None:

@@ -13,12 +13,14 @@ import pytest
 from compare_world import EveryPlan, VariedOutcomes, pool, write
 from html_page import Page, in_browser, shown
 
-from inframind.calibration import compare_folders
+from inframind.calibration import compare_folders, of_server
 from inframind.cli import main, report_compare
 from inframind.cli.report_cells import FEW_SEEDS, UNROUNDED
 from inframind.cli.report_compare import render_comparison
 from inframind.sim import PoolSection, simulate_calls
-from inframind.traces import read_requests, summarise, write_run
+from inframind.traces import read_log, read_requests, summarise, write_run
+
+REAL_RUNS = Path(__file__).parents[2] / "notebooks" / "data" / "live-cpu" / "live"
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +271,17 @@ def test_calls_of_a_run_folder_are_requests(runs: Path, tmp_path: Path) -> None:
     assert requests["arrival_s"].is_monotonic_increasing
     assert requests["e2e_s"].isna().sum() == 1
     pd.testing.assert_frame_equal(requests, read_requests(tmp_path / "run/calls.parquet"))
+
+
+@pytest.mark.parametrize("run", sorted(REAL_RUNS.iterdir()), ids=lambda path: path.name)
+def test_calls_of_real_servers_are_what_a_fit_needs(run: Path) -> None:
+    """Those of the notebook's runs, server by server: `inframind live` leaves empty what no server tells."""
+    calls = pd.read_parquet(run / "calls.parquet")
+    logs = [of_server(run, read_log(run), name).requests for name in sorted(calls["server"].unique())]
+
+    assert sum(map(len, logs)) == len(calls)
+    for log in logs:
+        times = log[["ttft_s", "e2e_s"]]
+        assert times.notna().all(axis=None)
+        assert (times["ttft_s"] > 0).all()
+        assert (times["ttft_s"] <= times["e2e_s"]).all()
