@@ -19,6 +19,7 @@ import pytest
 from live_files import MODELS, experiment, pool, replay, write_pool
 from rich.console import Console
 
+from inframind import agents
 from inframind.cli import live_run, main
 from inframind.cli.live_dashboard import progress_table
 from inframind.cli.live_pool import launch_of
@@ -65,6 +66,20 @@ def test_a_live_run_and_its_simulated_twin_have_the_same_queries_and_the_same_sc
     assert report["parts"][0]["arrival_late_max_s"] == pytest.approx(late_s.max(), abs=1e-6)
     printed = capsys.readouterr().out
     assert f"all {report['replay']['commands']:,} commands came out again" in printed
+
+
+def test_a_trained_policy_decides_on_real_servers_and_its_log_repeats_every_decision(tmp_path: Path) -> None:
+    """Named by its folder; networks choose the plan, too."""
+    folder = Path(agents.__file__).parent / "data" / "l40s"
+    with pool(tmp_path):
+        assert replay(tmp_path, "--strict-lengths", "--policy", str(folder)) == 0
+
+    run = read_run(tmp_path / "live")
+    assert run.workflows is not None
+    assert list(run.workflows["outcome"]) == ["finished"] * 12
+    report = json.loads((tmp_path / "live" / "client.json").read_text())["replay"]
+    assert report["agrees"]
+    assert report["commands"] == len(run.calls) + 12
 
 
 def test_a_log_that_does_not_repeat_the_decisions_fails_the_run(
