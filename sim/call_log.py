@@ -51,16 +51,16 @@ class CallLog:
         rows = slice(None) if order is None else order
         counts = {name: np.concatenate(chunks)[rows] for name, chunks in self._counts.items()}
         times = {name: np.concatenate(chunks)[rows] / TICKS_PER_S for name, chunks in self._ticks.items()}
-        server = pd.Series(self._texts["server"], dtype="category").iloc[rows]
-        outcome = pd.Series(self._texts["outcome"], dtype="category").iloc[rows]
-        is_finished = (outcome == FINISHED).to_numpy(dtype=bool)
+        server, server_names = _coded(self._texts["server"], rows)
+        outcome, outcome_names = _coded(self._texts["outcome"], rows)
+        is_finished = np.array([name == FINISHED for name in outcome_names], dtype=np.bool_)[outcome]
         columns = {
             **counts,
             **times,
-            "call_id": pd.Series(self._texts["call_id"], dtype="str").array[rows],
-            "server": server.astype("str").array,
-            "model": server.map(self._models).astype("str").array,
-            "outcome": outcome.astype("str").array,
+            "call_id": pd.array(self._texts["call_id"], dtype="str")[rows],
+            "server": pd.array(server_names, dtype="str").take(server),
+            "model": pd.array([self._models[name] for name in server_names], dtype="str").take(server),
+            "outcome": pd.array(outcome_names, dtype="str").take(outcome),
             "num_preemptions": counts["num_preemptions"].astype(np.int32),
             "ttft_s": times["first_token_s"] - times["arrival_s"],
             "tpot_s": _per_token(times, counts["output_tokens"], is_finished),
@@ -104,6 +104,12 @@ class CallLog:
             # What never happened is None here and NaN there.
             self._ticks[name].append(np.array(moments, dtype=np.float64))
         ended.clear()
+
+
+def _coded(texts: list[str], rows: slice | NDArray[np.intp]) -> tuple[NDArray[np.intp], list[str]]:
+    """Some rows of a column in which few values occur often: the numbers of their values, and the values."""
+    number = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    return np.array([number[text] for text in texts], dtype=np.intp)[rows], list(number)
 
 
 def _per_token(

@@ -91,9 +91,7 @@ def simulate_calls(
         calls["deadline_s"] = requests["arrival_s"].to_numpy() + calls["budget_s"]
     return CallRun(
         calls=calls,
-        samples=pd.DataFrame(samples, columns=["time_s", "server", "waiting", "running", "kv_usage"]).astype(
-            {"waiting": "int32", "running": "int32"}
-        ),
+        samples=_samples_frame(samples),
         utilisation={server.options.name: to_seconds(server.busy_ticks) / duration_s for server in pool},
     )
 
@@ -213,6 +211,19 @@ def _sampling(
             for name, server in pool.servers.items()
         ]
         yield env.timeout(every)
+
+
+def _samples_frame(samples: Sequence[tuple[float, str, int, int, float]]) -> pd.DataFrame:
+    time_s, server, waiting, running, kv_usage = zip(*samples, strict=True) if samples else ((),) * 5
+    return pd.DataFrame(
+        {
+            "time_s": np.array(time_s, dtype=np.float64),
+            "server": pd.array(server, dtype="str"),
+            "waiting": np.array(waiting, dtype=np.int32),
+            "running": np.array(running, dtype=np.int32),
+            "kv_usage": np.array(kv_usage, dtype=np.float64),
+        }
+    )
 
 
 def _progress(
