@@ -133,7 +133,7 @@ class Clairvoyant:
         self._knowledge = knowledge
         self._outcomes = outcomes
         self._seed = seed
-        self._slots = [[0.0] * server.scheduler.max_num_seqs for server in servers]
+        self._slots = [[0.0] * server.num_slots for server in servers]
         """For each server, when each of its slots will be free: a heap."""
 
     def choose(self, observation: Observation) -> Choice:

@@ -138,14 +138,17 @@ class _Fitting:
         self._on_progress = on_progress
         tokens = asked.scheduler.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
         self.estimate = estimate_steps([log.times for log in self.logs], tokens)
-        self._budget = tokens * (asked.data_parallel_size or 1)
+        self._budget = tokens
         self._num_simulations = 0
         self._progress, self._stage_end, self._pace = 0.0, 0.0, 1.0
 
     def run(self) -> Fit:
         self._enter(0.4)
         whole = max(int((log.times.prompt_tokens + log.times.output_tokens).max()) for log in self.logs)
-        found = self._coarsely(assume(self.asked, self.estimate, whole))
+        assumed = assume(self.asked, self.estimate, whole)
+        times = [log.times for log in self.logs]
+        self.estimate = estimate_steps(times, self._budget, num_engines=assumed.data_parallel_size)
+        found = self._coarsely(assumed)
         self._enter(0.95)
         used = _parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
         objective = Objective(used, self.estimate, self._on_simulation)
@@ -201,7 +204,11 @@ class _Fitting:
             ]
             best = min(longer, key=lambda each: each.loss)
             found = best if best.loss < IMPROVEMENT * found.loss else found
-        return self._with_experts(self._better_way(found) if assumed.tries_async else found)
+        if assumed.tries_moe:
+            found = self._as_dense(found)
+        if assumed.tries_async:
+            found = self._better_way(found)
+        return self._with_experts(found)
 
     def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, continuation: float = 0.0) -> "_Found":
         coarse = self._coarse(logs)
@@ -259,15 +266,26 @@ class _Fitting:
                     (log.arrival_s + ours.ttft_s, log.arrival_s + ours.e2e_s)
                     for log, ours in zip(times, simulated, strict=True)
                 ]
-                parameters = _start(estimate_steps(times, assumed.scheduler.max_num_batched_tokens, imputed))
+                tokens, engines = assumed.scheduler.max_num_batched_tokens, assumed.data_parallel_size
+                parameters = _start(estimate_steps(times, tokens, imputed, num_engines=engines))
         return best
+
+    def _otherwise(self, found: "_Found", completed: Completed, start: Floats | None = None) -> "_Found":
+        """With other options, from there."""
+        start = found.parameters if start is None else start
+        return self._solved(found.logs, self._coarse(found.logs), completed, start, found.continuation)
+
+    def _as_dense(self, found: "_Found") -> "_Found":
+        """Several engines in lockstep or each at its own pace, where it is not given."""
+        other = self._otherwise(found, replace(found.completed, is_moe=False))
+        best, worse, word = (other, found, "false") if other.loss < found.loss else (found, other, "true")
+        remark = f"is_moe is not given: {word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
+        return replace(best, completed=best.completed.with_remark(remark))
 
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
-        coarse = self._coarse(found.logs)
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": False})
-        completed = replace(found.completed, scheduler=scheduler)
-        other = self._solved(found.logs, coarse, completed, found.parameters, found.continuation)
+        other = self._otherwise(found, replace(found.completed, scheduler=scheduler))
         best, worse, word = (other, found, "false") if other.loss < CLEARLY * found.loss else (found, other, "true")
         told = f"{word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
         if best.loss >= CLEARLY * worse.loss:
@@ -278,13 +296,12 @@ class _Fitting:
     def _with_experts(self, found: "_Found") -> "_Found":
         """As a mixture of experts too, where something is left to explain, and taken for one if that explains the logs
         clearly better."""
-        if found.loss < EXPLAINED:
+        if found.loss < EXPLAINED or found.completed.is_moe is False:
             return found
         start = found.parameters.copy()
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]
-        coarse = self._coarse(found.logs)
-        other = self._solved(found.logs, coarse, found.completed, start, found.continuation)
+        other = self._otherwise(found, found.completed, start)
         if other.loss >= IMPROVEMENT * found.loss:
             return found
         told = (
@@ -320,6 +337,7 @@ class _Fitting:
             name=self.asked.name,
             model=self.asked.model,
             data_parallel_size=completed.data_parallel_size,
+            is_moe=completed.is_moe,
             scheduler=scheduler,
             step_time=StepTimeSection(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0),
         ).options()

@@ -42,6 +42,10 @@ class Completed:
     """Whether ``num_blocks`` comes from the logs."""
     tries_async: bool = False
     """Whether ``async_scheduling`` is still open."""
+    is_moe: bool | None = None
+    """Whether several engines step together; None where there is one and nothing was given."""
+    tries_moe: bool = False
+    """Whether that is still open."""
 
     def with_remark(self, remark: str) -> "Completed":
         """The same, and one thing more to say."""
@@ -91,7 +95,15 @@ def assume(asked: ServerToFit, estimate: StepEstimate, longest: int) -> Complete
     except ValidationError as error:
         told = [each["msg"].removeprefix("Value error, ") for each in error.errors()]
         raise ConfigError(f"server {asked.name!r}", [f"scheduler: {each}" for each in told]) from None
-    return Completed(engines, scheduler, tuple(remarks), tries_async=given.async_scheduling is None)
+    tries_moe = engines > 1 and asked.is_moe is None
+    return Completed(
+        engines,
+        scheduler,
+        tuple(remarks),
+        tries_async=given.async_scheduling is None,
+        is_moe=True if tries_moe else asked.is_moe,
+        tries_moe=tries_moe,
+    )
 
 
 def ample_blocks(max_num_seqs: int, max_model_len: int, block_size: int) -> int:

@@ -94,6 +94,7 @@ def fit_of(
         model=asked.model,
         max_num_queued_reqs=asked.max_num_queued_reqs,
         data_parallel_size=completed.data_parallel_size,
+        is_moe=completed.is_moe,
         scheduler=completed.scheduler,
         step_time=StepTimeSection(
             **asdict(step_time(parameters)),

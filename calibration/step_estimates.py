@@ -106,7 +106,11 @@ def measured_times(requests: pd.DataFrame, block_size: int, *, has_prefix_cachin
 
 
 def estimate_steps(
-    logs: Sequence[MeasuredTimes], max_num_batched_tokens: int, imputed: Sequence[tuple[Floats, Floats]] | None = None
+    logs: Sequence[MeasuredTimes],
+    max_num_batched_tokens: int,
+    imputed: Sequence[tuple[Floats, Floats]] | None = None,
+    *,
+    num_engines: int = 1,
 ) -> StepEstimate:
     """Solve the equations of all logs together.
 
@@ -119,6 +123,8 @@ def estimate_steps(
     imputed
         For each log the first and last token's times of all its requests, as they may have been: those without measured
         times are then part of the batches too.
+    num_engines
+        Of the server: each batch is one of them's, and has that share of what decodes.
 
     Each needs requests with both times, and greater than 0.
     """
@@ -128,7 +134,8 @@ def estimate_steps(
     ttft = np.concatenate([log.ttft_s[log.ttft_s > 0] for log in logs])
     # With one token each there are no decode steps to time: a quick first token is a step too.
     step_s = float(np.median(per_token)) if per_token.size else float(np.quantile(ttft, 0.1))
-    rows = np.vstack([part.span_rows for part in parts] + [part.ttft_rows for part in parts])
+    share = np.array([1, 1, 1 / num_engines, 1 / num_engines, 1, 1])
+    rows = share * np.vstack([part.span_rows for part in parts] + [part.ttft_rows for part in parts])
     seconds = np.concatenate([part.span_s for part in parts] + [part.ttft_s for part in parts])
     # A TTFT is off by up to a step, whatever the parameters are.
     weights = 1 / np.concatenate(
@@ -137,7 +144,7 @@ def estimate_steps(
     solution = _solve(rows, seconds, weights)
 
     decodes = np.concatenate([part.decodes for part in parts])
-    spans = np.vstack([part.span_rows for part in parts])
+    spans = share * np.vstack([part.span_rows for part in parts])
     mean = (spans / decodes[:, np.newaxis]).mean(axis=0) if decodes.size else np.zeros(6)
     prompts = np.concatenate([log.prompt_tokens - log.cached_tokens for log in logs])
     return StepEstimate(

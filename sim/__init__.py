@@ -4,6 +4,7 @@ from .bench import bench_sim
 from .bench_workflows import WorkflowMeasurement, bench_workflows
 from .call_log import CallLog
 from .clock import TICKS_PER_S, Environment, to_seconds, to_ticks
+from .data_parallel import start_server
 from .fast_forward import FastForwardScheduler
 from .pool import Pool
 from .recording import WorkloadFile, schedule_workload
@@ -68,6 +69,7 @@ __all__ = [
     "schedule_workload",
     "simulate_calls",
     "simulate_workflows",
+    "start_server",
     "to_seconds",
     "to_ticks",
     "verify",

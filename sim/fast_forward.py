@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from .request import FINISHED, RUNNING, Request
+from .step_time import StepTicks
 from .vllm_0_32 import Scheduler, SchedulerOptions, Step
 
 
@@ -143,6 +144,12 @@ class FastForwardScheduler(Scheduler):
                 rounds += 1
         return rounds
 
+    def timing(self, ticks: StepTicks, rounds: int) -> tuple[int, int, int]:
+        """Duration of the first of so many uniform rounds, what each further one takes longer than the one before, and
+        for how many of them that holds: here for all."""
+        first, growth = ticks.decode_rounds(self.num_decoding, self.context_tokens)
+        return first, growth, rounds
+
     def has_tail(self, rounds: int) -> bool:
         """Under asynchronous scheduling the output of the last of ``uniform_rounds()`` comes in after one more round
         is scheduled, without those who are known to have got their last token but hold their blocks still. Whether
@@ -151,6 +158,12 @@ class FastForwardScheduler(Scheduler):
         if last != self._finish_rounds[0] or len(self._finishing[last]) == self.num_decoding:
             return False
         return (rounds // self._block_size + 2) * self.num_decoding <= self.kv_cache.num_free
+
+    def get_kv_cache_usage(self, rounds: int = 0) -> float:
+        """As ``Scheduler.get_kv_cache_usage``, after so many more rounds."""
+        if not rounds or not self.num_decoding:
+            return self.kv_cache.usage
+        return 1.0 - self.free_blocks_after(rounds) / (self.kv_cache.num_blocks - 1)
 
     def free_blocks_after(self, rounds: int) -> int:
         """Free blocks after so many more rounds: uniform ones, and perhaps the tail."""
@@ -181,6 +194,16 @@ class FastForwardScheduler(Scheduler):
         if newest in self._overrunning:
             for request in self._overrunning.pop(newest):
                 self._leave(request)
+
+    def take_oldest(self) -> Step:
+        """Take the oldest step in flight as processed, one that finishes nobody."""
+        return self.in_flight.popleft()
+
+    def add_plain(self) -> Step:
+        """A step in flight that is one of those which were advanced by, and lists nobody."""
+        step = Step()
+        self.in_flight.append(step)
+        return step
 
     def _blocks_needed(self, rounds: int) -> int:
         """Blocks that the next ``rounds`` rounds take."""

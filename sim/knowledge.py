@@ -67,13 +67,15 @@ class Knowledge:
         self.max_tokens = max_tokens
         # A query is asked of once for each of its calls, and comes in every run of an evaluation.
         self._known: Callable[[str, int], Prospect] = lru_cache(None)(self._look_up)
-        self.max_num_seqs = np.array([[server.scheduler.max_num_seqs] for server in servers])
+        self.max_num_seqs = np.array([[server.num_slots] for server in servers])
         """Slots of each server, ``[server, 1]``."""
         times = [
             (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s, time.expert_s, time.expert_tokens)
             for time in (server.step_time for server in servers)
         ]
         of_steps = np.array(times).T[:, :, None]
+        # Of several engines each has its share of the requests that run.
+        of_steps[1:3] /= np.array([[server.data_parallel_size] for server in servers])
         self._fixed_s, self._decode_s, self._context_token_s, self._prefill_token_s = of_steps[:4]
         self._expert_s, self._expert_tokens = of_steps[4:]
         self._has_experts = bool(self._expert_s.any())

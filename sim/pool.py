@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from .clock import Environment
+from .data_parallel import start_server
 from .request import Request
 from .server import Server, ServerOptions
 
@@ -22,6 +23,7 @@ class Pool:
         self.env = env
         self.servers: dict[str, Server] = {}
         """By name, in the order in which they came; those drained or killed stay listed."""
+        self._num_engines = 0
         self._on_end = on_end
         self._fast_forward = fast_forward
 
@@ -32,7 +34,8 @@ class Pool:
         """Start a server now."""
         if options.name in self.servers:
             raise ValueError(f"the pool has a server {options.name!r} already")
-        server = Server(self.env, options, self._on_end, rank=len(self.servers), fast_forward=self._fast_forward)
+        server = start_server(self.env, options, self._on_end, rank=self._num_engines, fast_forward=self._fast_forward)
+        self._num_engines += options.data_parallel_size
         self.servers[options.name] = server
         return server
 

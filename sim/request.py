@@ -53,6 +53,7 @@ class Request:
         "admission",
         "arrival",
         "cached_blocks",
+        "data_parallel_rank",
         "final_tokens",
         "finished_at",
         "first_token_at",
@@ -123,6 +124,8 @@ class Request:
 
         # Set by the server; times are in clock ticks.
         self.server_name = ""
+        self.data_parallel_rank: int | None = None
+        """Which of its server's engines has it; None if there is one, or while it is with none."""
         self.scheduled_at: int | None = None
         self.first_token_at: int | None = None
         self.finished_at: int | None = None

@@ -19,6 +19,7 @@ from inframind.workflows import ServerInfo
 from .clock import Environment
 from .decode_run import DecodeRun
 from .fast_forward import FastForwardScheduler
+from .lockstep import LockstepScheduler
 from .request import Request
 from .step_time import StepTicks, StepTime
 from .vllm_0_32 import Scheduler, SchedulerOptions, Step
@@ -67,6 +68,10 @@ class ServerOptions:
     step_time: StepTime
     max_num_queued_reqs: int | None = None
     """Unfinished requests beyond which new ones are rejected (``vllm/v1/engine/async_llm.py``, 0.32.0)."""
+    data_parallel_size: int = 1
+    """Engines behind its endpoint, each with a scheduler of these options."""
+    is_moe: bool = False
+    """Of several engines: they step together, see `inframind.sim.data_parallel`."""
     client_overhead_s: float = 0.0
     """What its clients see beyond the engine's own times, for each request. The server itself knows nothing of it:
     workflows wait for it."""
@@ -74,7 +79,12 @@ class ServerOptions:
     @property
     def info(self) -> ServerInfo:
         """What a workflow controller knows of it."""
-        return ServerInfo(self.name, self.model, self.scheduler.max_num_seqs, self.scheduler.max_model_len)
+        return ServerInfo(self.name, self.model, self.num_slots, self.scheduler.max_model_len)
+
+    @property
+    def num_slots(self) -> int:
+        """Requests that may run at a time, on all engines together."""
+        return self.data_parallel_size * self.scheduler.max_num_seqs
 
 
 class Server:
@@ -104,8 +114,7 @@ class Server:
         self.env = env
         self.options = options
         self.state = State.UP
-        self.busy_ticks = 0
-        """Time during which steps ran, those in flight included to their end."""
+        self._busy_ticks = 0
         self._on_end = on_end
         self._may_refuse = options.max_num_queued_reqs is not None
         """Whether there can be other reasons to refuse a request than its length."""
@@ -114,8 +123,9 @@ class Server:
         self.wake_callbacks: list[Callable[[simpy.Event], None]] = [self.on_wake]
         self.wake_priority = simpy.events.EventPriority(simpy.events.NORMAL + 1 + rank)
         self._step_ticks = StepTicks(options.step_time)
-        self._fast = FastForwardScheduler(options.scheduler) if fast_forward else None
-        self._scheduler: Scheduler = self._fast or Scheduler(options.scheduler)
+        fast = FastForwardScheduler(options.scheduler) if fast_forward else None
+        self._fast: FastForwardScheduler | LockstepScheduler | None = fast
+        self._scheduler: Scheduler | LockstepScheduler = fast or Scheduler(options.scheduler)
         self._depth = 2 if options.scheduler.async_scheduling else 1
         self._in_flight = self._scheduler.in_flight
         self._device_free = 0
@@ -144,6 +154,9 @@ class Server:
             if failure is not None:
                 self._end(request, failure)
                 return
+        self._take(request, now)
+
+    def _take(self, request: Request, now: int) -> None:
         self._inbox.append(request)
         if self._is_idle:
             self._is_idle = False
@@ -171,7 +184,7 @@ class Server:
         self._wake = None
         self._aborting.clear()
         inbox, self._inbox = self._inbox, []
-        served = [*self._scheduler.running, *self._scheduler.waiting.requests()]
+        served = self._scheduler.unfinished_requests()
         for request in served:
             self._scheduler.abort(request)
         self._in_flight.clear()
@@ -193,11 +206,14 @@ class Server:
     @property
     def kv_cache_usage(self) -> float:
         """As vLLM's gauge ``kv_cache_usage_perc``: 0 to 1."""
-        kv_cache = self._scheduler.kv_cache
-        free = kv_cache.num_free
         if self._run is not None and self._fast is not None:
-            free = self._fast.free_blocks_after(self._run.rounds_by(self._next_look(self.env.now)))
-        return 1.0 - free / (kv_cache.num_blocks - 1)
+            return self._fast.get_kv_cache_usage(self._run.rounds_by(self._next_look(self.env.now)))
+        return self._scheduler.get_kv_cache_usage()
+
+    @property
+    def busy_ticks(self) -> int:
+        """Time during which steps ran, those in flight included to their end."""
+        return self._busy_ticks
 
     # The engine loop.
 
@@ -232,7 +248,7 @@ class Server:
                 self._inbox.clear()
             elif self._start_run(now):
                 return
-            if scheduler.running or scheduler.waiting:
+            if scheduler.has_unfinished_requests():
                 step = scheduler.schedule()
                 self._launch(step, now)
                 if len(in_flight) < self._depth and (step.num_tokens or scheduler.has_unfinished_requests()):
@@ -252,7 +268,7 @@ class Server:
             duration = self._step_ticks.step(step)
             start = now if now > self._device_free else self._device_free
             step.end = self._device_free = start + duration
-            self.busy_ticks += duration
+            self._busy_ticks += duration
             for request in step.scheduled:
                 if request.scheduled_at is None:
                     request.scheduled_at = now
@@ -311,8 +327,8 @@ class Server:
         rounds = fast.uniform_rounds()
         if rounds == 0:
             return False
+        first, growth, rounds = fast.timing(self._step_ticks, rounds)
         has_tail = self._depth > 1 and fast.has_tail(rounds)
-        first, growth = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
         oldest_end = origin = now
         if in_flight:
             oldest_end, origin = in_flight[0].end, in_flight[-1].end
@@ -340,7 +356,7 @@ class Server:
         ended = rounds + run.has_tail - run.missing
         while ended > 0 and in_flight:
             # What is in flight before a run finishes nobody, but first tokens may come of it.
-            step = in_flight.popleft()
+            step = fast.take_oldest()
             for request in step.first_tokens:
                 request.first_token_at = step.end
             ended -= 1
@@ -349,22 +365,18 @@ class Server:
         fast.advance(rounds)
         end = run.stop
         if run.has_tail:
-            duration, _ = self._step_ticks.decode_rounds(fast.num_decoding, fast.context_tokens)
+            duration, _, _ = fast.timing(self._step_ticks, 1)
             fast.advance(1)
             end += duration
         elif self._depth > 1:
             end += run.last_ticks()
         # A run that was cut has nobody's last token.
         if not in_flight and (keep_oldest or not run.is_cut):
-            oldest = Step()
-            oldest.end = run.stop
-            in_flight.append(oldest)
+            fast.add_plain().end = run.stop
         if self._depth > 1:
-            youngest = Step()
-            youngest.end = end
-            in_flight.append(youngest)
+            fast.add_plain().end = end
         self._device_free = end
-        self.busy_ticks += end - run.origin
+        self._busy_ticks += end - run.origin
 
 
 class _Wake(simpy.Event):

@@ -203,8 +203,10 @@ class ServerSection(Section):
     max_num_queued_reqs: Annotated[int, Field(ge=0)] | None = None
     """Unfinished requests beyond which it answers 503; no limit by default."""
     data_parallel_size: Count = 1
-    """``--data-parallel-size``: engines behind the one endpoint, each with the options below. They are simulated as one
-    engine with so many times the slots, the tokens in a step and the blocks."""
+    """``--data-parallel-size``: engines behind the one endpoint, each with the options below."""
+    is_moe: bool | None = None
+    """Whether the LLM is a mixture of experts: several engines then step together, those of a dense LLM each at its own
+    pace. By default it is one if the step time has a part for experts."""
     scheduler: SchedulerSection
     """vLLM's options."""
     step_time: StepTimeSection
@@ -219,27 +221,16 @@ class ServerSection(Section):
         scheduler = self.scheduler.model_dump()
         if policy is not None:
             scheduler["policy"] = policy
-        if self.data_parallel_size > 1:
-            scheduler |= _together(self.scheduler, self.data_parallel_size)
         return ServerOptions(
             name=self.name,
             model=self.model,
             scheduler=SchedulerOptions(**scheduler),
             step_time=StepTime(**self.step_time.terms),
             max_num_queued_reqs=self.max_num_queued_reqs,
+            data_parallel_size=self.data_parallel_size,
+            is_moe=self.step_time.expert_s > 0 if self.is_moe is None else self.is_moe,
             client_overhead_s=self.client.overhead_s,
         )
-
-
-def _together(scheduler: SchedulerSection, engines: int) -> dict[str, int]:
-    """The options of so many engines as one. A prompt is still prefilled by one of them."""
-    cap = scheduler.long_prefill_token_threshold or scheduler.max_num_batched_tokens
-    return {
-        "max_num_seqs": engines * scheduler.max_num_seqs,
-        "max_num_batched_tokens": engines * scheduler.max_num_batched_tokens,
-        "num_blocks": engines * (scheduler.num_blocks - 1) + 1,
-        "long_prefill_token_threshold": min(cap, scheduler.max_num_batched_tokens),
-    }
 
 
 class SchedulerToFit(Section):
@@ -268,6 +259,7 @@ class ServerToFit(Section):
     semantics: Literal["vllm-0.32"] = "vllm-0.32"
     max_num_queued_reqs: Annotated[int, Field(ge=0)] | None = None
     data_parallel_size: Count | None = None
+    is_moe: bool | None = None
     scheduler: SchedulerToFit = SchedulerToFit()
     step_time: dict[str, object] | None = None
     client: dict[str, object] | None = None

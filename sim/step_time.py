@@ -21,6 +21,9 @@ class StepTime:
 
     Of a mixture of experts, ``n`` tokens ask for ``1 - (1 - k / E)^n`` of the weights in the E experts of a layer, if
     each asks for k of them at random; here ``1 - exp(-n / expert_tokens)``.
+
+    Engines in lockstep (data parallel, with experts that all of them share) wait for the slowest, layer by layer: only
+    the experts' part depends on the tokens of all, of the others the longest counts.
     """
 
     fixed_s: float
@@ -46,14 +49,14 @@ class StepTime:
 
     def seconds(self, step: Step) -> float:
         """Duration of a non-empty step."""
-        return (
-            self.fixed_s
-            + self.prefill_token_s * max(0, step.prefill_tokens - self.free_prefill_tokens)
-            + self.decode_s * step.num_decodes
-            + self.context_token_s * step.context_tokens
-            + self.prefill_pair_s * step.prefill_pairs
-            + self.experts_s(step.num_tokens)
+        slowest_s = max(
+            self.prefill_token_s * max(0, part.prefill_tokens - self.free_prefill_tokens)
+            + self.decode_s * part.num_decodes
+            + self.context_token_s * part.context_tokens
+            + self.prefill_pair_s * part.prefill_pairs
+            for part in step.parts or (step,)
         )
+        return self.fixed_s + slowest_s + self.experts_s(step.num_tokens)
 
 
 class StepTicks:
@@ -79,6 +82,10 @@ class StepTicks:
 
     def step(self, step: Step) -> int:
         """Duration of a non-empty step."""
+        if step.parts:
+            return max(self.step(part) - self.experts(part.num_tokens) for part in step.parts) + self.experts(
+                step.num_tokens
+            )
         ticks = (
             self._fixed
             + self._decode * step.num_decodes
@@ -89,6 +96,10 @@ class StepTicks:
             ticks += self._experts[min(step.num_tokens, self._all_experts)]
         paid_tokens = step.prefill_tokens - self._free_prefill_tokens
         return ticks + self._prefill_token * paid_tokens if paid_tokens > 0 else ticks
+
+    def experts(self, num_tokens: int) -> int:
+        """Reading the experts that so many tokens ask for."""
+        return self._experts[min(num_tokens, self._all_experts)]
 
     def decode_rounds(self, num_decodes: int, context_tokens: int) -> tuple[int, int]:
         """A run of rounds in which requests that have computed ``context_tokens`` take one token each: the duration

@@ -60,6 +60,8 @@ class Step:
     """Set by fast-forward: who gets its first token from this step."""
     end: int = 0
     """Set by the server: when its output is ready, in clock ticks."""
+    parts: Sequence["Step"] = ()
+    """Of several engines in lockstep: the step of each; the sums are those of all."""
 
     @property
     def num_tokens(self) -> int:
@@ -183,6 +185,14 @@ class Scheduler:
     def has_unfinished_requests(self) -> bool:
         """Whether anything waits or runs."""
         return bool(self.running or self.waiting)
+
+    def unfinished_requests(self) -> list[Request]:
+        """Those that run, then those that wait."""
+        return [*self.running, *self.waiting.requests()]
+
+    def get_kv_cache_usage(self) -> float:
+        """Share of the usable blocks that are held."""
+        return self.kv_cache.usage
 
     def abort(self, request: Request) -> None:
         """Take an unfinished request out and free its blocks (S:2649); its tokens in flight will be ignored."""

@@ -10,6 +10,7 @@ import pytest
 import simpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sim_world import schedulers
 
 from inframind.sim import TICKS_PER_S, Environment, Pool, Request, SchedulerOptions, ServerOptions, StepTime
 
@@ -41,6 +42,9 @@ class Scenario:
     kill_at: int | None
     drain_at: int | None
     add_at: int | None
+    data_parallel_size: int = 1
+    is_moe: bool = False
+    expert_ticks: int = 0
 
 
 @st.composite
@@ -89,6 +93,9 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         kill_at=draw(st.sampled_from([None, None, None, 100])),
         drain_at=draw(st.sampled_from([None, None, None, 60])),
         add_at=draw(st.sampled_from([None, 50])),
+        data_parallel_size=draw(st.sampled_from([1, 1, 2, 3])),
+        is_moe=draw(st.booleans()),
+        expert_ticks=draw(st.sampled_from([0, 20])),
     )
 
 
@@ -114,6 +121,7 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
                 request.outcome,
                 times,
                 request.num_cached_tokens,
+                request.data_parallel_rank,
                 counters,
             )
         )
@@ -128,10 +136,12 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
 
     pool = Pool(env, on_end, fast_forward=fast_forward)
     scheduler = SchedulerOptions(**scenario.scheduler)
-    step_time = StepTime(*(ticks * TICK_S for ticks in scenario.step_time))
+    experts = {"expert_s": scenario.expert_ticks * TICK_S, "expert_tokens": 2.0}
+    step_time = StepTime(*(ticks * TICK_S for ticks in scenario.step_time), **experts)
 
     def add_server(name: str) -> None:
-        pool.add(ServerOptions(name, "model", scheduler, step_time, scenario.max_num_queued_reqs))
+        engines = {"data_parallel_size": scenario.data_parallel_size, "is_moe": scenario.is_moe}
+        pool.add(ServerOptions(name, "model", scheduler, step_time, scenario.max_num_queued_reqs, **engines))
 
     add_server("a")
     add_server("b")
@@ -174,15 +184,16 @@ def play(scenario: Scenario, *, fast_forward: bool) -> tuple[list[Any], list[Any
 
     assert len(ended) == expected
     assert [entry[0] for entry in ended] == sorted(entry[0] for entry in ended)
-    for server in pool:
-        assert server._scheduler.kv_cache.num_free == scheduler.num_blocks - 1
+    for part in (part for server in pool for part in schedulers(server)):
+        assert part.kv_cache.num_free == scheduler.num_blocks - 1
     return ended, samples, [server.busy_ticks for server in pool]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scenarios())
 def test_fast_forward_equals_the_step_by_step_engine(scenario: Scenario) -> None:
-    """Preemptions, both policies, both engines, caching on and off, aborts, a server killed, drained or added."""
+    """Preemptions, both policies, both engines, caching on and off, aborts, a server killed, drained or added; data
+    parallel or not, in lockstep or not."""
     assert play(scenario, fast_forward=True) == play(scenario, fast_forward=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import simpy
@@ -12,18 +12,29 @@ from inframind.sim import (
     Environment,
     Failure,
     Request,
+    Scheduler,
     SchedulerOptions,
     Server,
     ServerOptions,
     StepTime,
+    start_server,
     to_ticks,
 )
+from inframind.sim.data_parallel import IndependentServer, LockstepServer
 
 CONSTANT_STEP = StepTime(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0)
 
 
 def options(scheduler: SchedulerOptions, step_time: StepTime = CONSTANT_STEP, **kwargs: int) -> ServerOptions:
     return ServerOptions("server", "model", scheduler, step_time, **kwargs)
+
+
+def schedulers(server: Server) -> Sequence[Scheduler]:
+    """Of all its engines."""
+    if isinstance(server, LockstepServer):
+        return server._all.parts
+    engines = server._engines if isinstance(server, IndependentServer) else [server]
+    return [engine._scheduler for engine in engines if isinstance(engine._scheduler, Scheduler)]
 
 
 @dataclass
@@ -37,7 +48,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.env = Environment()
-        self.server = Server(self.env, self.options, self._on_end, fast_forward=self.fast_forward)
+        self.server = start_server(self.env, self.options, self._on_end, fast_forward=self.fast_forward)
         self.submitted: list[Request] = []
         self.submit_ticks: list[int] = []
         self.occupancy_ticks = 0
@@ -88,14 +99,14 @@ class World:
 
 def check_invariants(world: World) -> None:
     """Nothing lost, nothing twice, no block leaked, time in order, Little's law."""
-    scheduler = world.server._scheduler
     assert sorted(id(r) for r in world.ended) == sorted(id(r) for r in world.submitted)
     assert world.end_ticks == sorted(world.end_ticks)
     # Little's law for a finite run: the area under the number in the system is the sum of all times in it.
     assert world.occupancy_ticks == sum(r.finished_at or 0 for r in world.ended) - sum(world.submit_ticks)
-    assert not scheduler.running
-    assert not scheduler.waiting
-    assert scheduler.kv_cache.num_free == scheduler.options.num_blocks - 1
+    for scheduler in schedulers(world.server):
+        assert not scheduler.running
+        assert not scheduler.waiting
+        assert scheduler.kv_cache.num_free == scheduler.options.num_blocks - 1
     failures = {failure.value for failure in Failure}
     for request, submitted_at in zip(world.submitted, world.submit_ticks, strict=True):
         assert request.outcome == FINISHED or request.outcome in failures
