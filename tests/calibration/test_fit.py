@@ -222,10 +222,17 @@ def test_five_per_cent_stragglers_change_little() -> None:
     assert all(abs(error) < 0.03 for error in mean_errors(predict(clean, server)).values())
 
 
-def test_a_fit_is_the_same_each_time() -> None:
+@functools.cache
+def short() -> tuple[pd.DataFrame, Fit]:
+    """A log of few requests, and its fit."""
     log = measured(poisson(1, 40, 5))
+    return log, fit(log)
 
-    assert fitted_toml(fit(log).server) == fitted_toml(fit(log).server)
+
+def test_a_fit_is_the_same_each_time() -> None:
+    log, result = short()
+
+    assert fitted_toml(fit(log).server) == fitted_toml(result.server)
 
 
 def test_several_logs_are_separate_runs_of_one_server() -> None:
@@ -425,7 +432,7 @@ def test_a_log_without_measured_columns_is_a_mistake() -> None:
 
 
 def test_a_fitted_server_reads_back(tmp_path: Path) -> None:
-    result = fit(measured(poisson(1, 60, 2)))
+    _, result = short()
     path = tmp_path / "fitted.toml"
     path.write_text(fitted_toml(result.server))
 

@@ -1,6 +1,9 @@
 """``inframind calibrate fit``, and the way on to ``inframind sim replay``."""
 
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +62,37 @@ def replay(folder: Path, log: str, *options: str) -> int:
     return main(["sim", "replay", str(folder / log), "--server", str(folder / "fitted.toml"), "-o", out, *options])
 
 
-def test_two_commands_from_a_log_to_a_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The predicted times stand beside the rows of the log, all their columns in their order."""
-    log = write_log(tmp_path / "log.csv")
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a fit to log.csv, and what was printed."""
+    folder = tmp_path_factory.mktemp("fit")
+    write_log(folder / "log.csv")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert fit(folder) == 0
+    return folder, printed.getvalue()
 
-    assert fit(tmp_path) == 0
-    printed = capsys.readouterr().out
+
+@pytest.fixture
+def fitted(command: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of that folder, to write into."""
+    return Path(shutil.copytree(command[0], tmp_path / "fitted"))
+
+
+def test_a_fit_says_what_it_found_and_where_it_is(command: tuple[Path, str]) -> None:
+    folder, printed = command
+
     assert "fixed_s" in printed
     assert "±" in printed
-    assert f"wrote {tmp_path / 'fitted.toml'}" in printed
+    assert f"wrote {folder / 'fitted.toml'}" in printed
 
-    assert replay(tmp_path, "log.csv") == 0
+
+def test_two_commands_from_a_log_to_a_prediction(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The predicted times stand beside the rows of the log, all their columns in their order."""
+    log = pd.read_csv(fitted / "log.csv")
+
+    assert replay(fitted, "log.csv") == 0
     assert capsys.readouterr().err == ""
-    out = pd.read_csv(tmp_path / "out.csv")
+    out = pd.read_csv(fitted / "out.csv")
     assert list(out) == [*log.columns, "sim_ttft_s", "sim_e2e_s"]
     assert out["sim_e2e_s"].mean() == pytest.approx(log["e2e_s"].mean(), rel=0.01)
     assert out["sim_ttft_s"].mean() == pytest.approx(log["ttft_s"].mean(), rel=0.02)
@@ -91,24 +112,18 @@ def test_a_fit_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert answer["out"] == str(tmp_path / "fitted.toml")
 
 
-def test_step_times_that_are_there_are_not_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_times_that_are_there_are_not_looked_at(command: tuple[Path, str], fitted: Path) -> None:
     """A fitted file can be the server file of the next fit."""
-    write_log(tmp_path / "log.csv")
-    assert fit(tmp_path) == 0
-    first = (tmp_path / "fitted.toml").read_text()
+    first = (fitted / "fitted.toml").read_text()
 
-    assert fit(tmp_path, server=first) == 0
-    capsys.readouterr()
-    assert (tmp_path / "fitted.toml").read_text() == first
+    assert fit(fitted, server=first) == 0
+    assert (fitted / "fitted.toml").read_text() == first.replace(str(command[0]), str(fitted))
 
 
-def test_a_heavier_replay_is_said_to_extrapolate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_log(tmp_path / "log.csv")
-    write_log(tmp_path / "heavy.csv", gap_s=0.02)
-    assert fit(tmp_path) == 0
-    capsys.readouterr()
+def test_a_heavier_replay_is_said_to_extrapolate(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(fitted / "heavy.csv", gap_s=0.02)
 
-    assert replay(tmp_path, "heavy.csv", "--json") == 0
+    assert replay(fitted, "heavy.csv", "--json") == 0
     captured = capsys.readouterr()
     assert "warning: " in captured.err
     assert "arrivals in a second, the fit has seen" in captured.err
@@ -149,18 +164,15 @@ def test_bad_rows_of_a_log_are_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "line 4, ttft_s: must be finite" in error
 
 
-def test_a_log_in_order_of_completion_is_replayed_row_by_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log = write_log(tmp_path / "log.csv")
-    assert fit(tmp_path) == 0
+def test_a_log_in_order_of_completion_is_replayed_row_by_row(fitted: Path) -> None:
+    log = pd.read_csv(fitted / "log.csv")
     shuffled = log.sort_values(["output_tokens", "prompt_tokens"], ignore_index=True)
-    shuffled.to_csv(tmp_path / "shuffled.csv", index=False)
+    shuffled.to_csv(fitted / "shuffled.csv", index=False)
 
-    assert replay(tmp_path, "log.csv") == 0
-    expected = pd.read_csv(tmp_path / "out.csv").set_index("arrival_s")
-    assert replay(tmp_path, "shuffled.csv") == 0
-    replayed = pd.read_csv(tmp_path / "out.csv")
+    assert replay(fitted, "log.csv") == 0
+    expected = pd.read_csv(fitted / "out.csv").set_index("arrival_s")
+    assert replay(fitted, "shuffled.csv") == 0
+    replayed = pd.read_csv(fitted / "out.csv")
 
     pd.testing.assert_frame_equal(replayed[list(shuffled)], shuffled)
     pd.testing.assert_frame_equal(replayed.set_index("arrival_s").sort_index(), expected)
