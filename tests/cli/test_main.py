@@ -99,8 +99,8 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_reader_that_stops_early_sees_no_traceback(tmp_path: Path, options: list[str]) -> None:
     """As in ``inframind ... | head``."""
-    words = ["simulate", str(EXAMPLE), "--set", "workload.num=50", "-o", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "inframind.cli", *words]
+    one_run = ["--set", "workload.num=50", "--set", "loads=[1]", "--set", "schedulers=['fcfs']"]
+    command = [sys.executable, "-m", "inframind.cli", "simulate", str(EXAMPLE), *one_run, "-o", str(tmp_path / "run")]
     with subprocess.Popen(command + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
