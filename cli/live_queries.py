@@ -91,9 +91,10 @@ def task_queries(cell: WorkflowCell, base: Path) -> LiveQueries:
         No tasks, or such as cannot be used.
     """
     if not cell.evaluation.tasks:
-        raise ConfigError("live replay", ["needs tasks in the experiment file, or --strict-lengths"])
+        raise ConfigError("tasks", ["the experiment file has none; without, a live run needs --strict-lengths"])
     if cell.cell.policy == BOUND:  # real answers do not follow the outcomes that it looks at
-        raise ConfigError("live replay", [f"{cell.cell.policy} knows simulated answers only: add --strict-lengths"])
+        told = f"{cell.cell.policy} knows simulated answers only: a live run of it needs --strict-lengths"
+        raise ConfigError("tasks", [told])
     tasks = [task for spec in cell.evaluation.tasks for task in load_tasks(_from(spec, base))]
     embeddings, questions = _known_as(tasks, cell.outcomes.bank)
     order = np.random.default_rng([cell.cell.seed, TASK_STREAM]).permutation(len(tasks))

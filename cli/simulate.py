@@ -72,8 +72,14 @@ def add_parser(commands: "Commands") -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
-    add_cell_arguments(
-        parser.add_argument_group("workflows", "runs of a file of `inframind evaluate`: with --policy one, or --all")
+    workflows = parser.add_argument_group(
+        "workflows", "runs of a file of `inframind evaluate`: with --policy one, or --all"
+    )
+    add_cell_arguments(workflows)
+    workflows.add_argument(
+        "--tasks",
+        action="store_true",
+        help="ask the questions that stand for the file's tasks: beside a live run without --strict-lengths",
     )
     parser.set_defaults(run=run_simulate)
 
@@ -82,7 +88,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     """Simulate, write the run folders and the report, print the tables."""
     if args.policy is not None or args.all:
         return run_cells(args)
-    chosen = {"--scheduler": args.scheduler, "--rate": args.rate, "--seed": args.seed}
+    chosen = {"--scheduler": args.scheduler, "--rate": args.rate, "--seed": args.seed, "--tasks": args.tasks or None}
     if lone := [f"{name}: only with --policy or --all" for name, value in chosen.items() if value is not None]:
         raise ConfigError("simulate", lone)
     check_kind(args.experiment, "simulate")

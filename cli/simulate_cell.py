@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,9 @@ from inframind.agents import Cell
 from inframind.sim import simulate_workflows
 from inframind.sim.outcomes import OutcomeModel
 from inframind.traces import summarise, write_run
+from inframind.workflows import Arrived
 
+from .live_queries import LiveQueries, task_queries
 from .output import claim_runs, number, print_json, print_table, progress
 from .workflow_cell import WorkflowCell, load_cells
 
@@ -29,7 +32,8 @@ def run_cells(args: argparse.Namespace) -> int:
             def on_query(done: int, before: int = index, num: int = num_queries) -> None:
                 on_progress(before + done / num)
 
-            ended.append((cell.cell, simulate_cell(cell, out / cell.cell.name if args.all else out, on_query)))
+            tasks = task_queries(cell, args.experiment.parent) if args.tasks else None
+            ended.append((cell.cell, simulate_cell(cell, out / cell.cell.name if args.all else out, on_query, tasks)))
     if args.json and args.all:
         print_json({"runs": {cell.name: {"workflows": figures(table)} for cell, table in ended}, "out": str(out)})
     elif args.json:
@@ -43,8 +47,15 @@ def run_cells(args: argparse.Namespace) -> int:
     return 0
 
 
-def simulate_cell(cell: WorkflowCell, out: Path, on_progress: Callable[[int], None]) -> pd.DataFrame:
+def simulate_cell(
+    cell: WorkflowCell, out: Path, on_progress: Callable[[int], None], tasks: LiveQueries | None = None
+) -> pd.DataFrame:
     """Write the run folder of a simulated cell; returns its workflows.
+
+    Parameters
+    ----------
+    tasks
+        Those of a live run. The questions that stand for them are asked; without, the cell's own.
 
     Raises
     ------
@@ -52,14 +63,19 @@ def simulate_cell(cell: WorkflowCell, out: Path, on_progress: Callable[[int], No
         ``out`` cannot be written, or a policy chose something that does not exist.
     """
     policy = cell.policy()
+    arrivals, embeddings = cell.arrivals, cell.outcomes.bank.embedding
+    if tasks is not None:
+        # Nobody here reads the text.
+        arrivals = [Arrived(arrived.t, replace(arrived.query, text=None)) for arrived in tasks.arrivals]
+        embeddings = tasks.embeddings
     run = simulate_workflows(
         cell.servers,
-        cell.arrivals,
+        arrivals,
         policy.planner,
         policy.executor,
         cell.outcomes,
         options=cell.options,
-        embeddings=cell.outcomes.bank.embedding,
+        embeddings=embeddings,
         latency=cell.latency,
         poll_s=cell.evaluation.poll_s,
         seed=cell.cell.seed,
@@ -73,7 +89,7 @@ def simulate_cell(cell: WorkflowCell, out: Path, on_progress: Callable[[int], No
     )
     write_run(
         out,
-        config=cell.config("simulated", strict_lengths=True),
+        config=cell.config("simulated", strict_lengths=tasks is None),
         calls=run.calls,
         samples=run.samples,
         summary=summary,

@@ -132,6 +132,31 @@ def test_real_tasks_are_asked_as_chats_and_graded(tmp_path: Path) -> None:
     assert set(run.calls["output_tokens"]) == {4}
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_real_tasks_are_compared_with_the_simulated_questions_that_stand_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decisions about them too, and what comes of other output lengths: live ones are of four tokens."""
+    questions = [{"question": f"Capital of {country}?", "answer": "Paris"} for country in ("France", "Gaul")]
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    tasks = ["--set", 'tasks=["qa:qa.jsonl"]']
+    with pool(tmp_path, answer="the answer is: Paris"):
+        assert replay(tmp_path, *tasks) == 0
+    command = ["simulate", str(tmp_path / "experiment.toml"), "--tasks", *tasks]
+    assert main([*command, "--policy", "jsq", "-o", str(tmp_path / "twin")]) == 0
+    capsys.readouterr()
+    folders = [str(tmp_path / name) for name in ("twin", "live")]
+    assert main(["compare", *folders, "-o", str(tmp_path / "report.html"), "--json"]) == 0
+
+    (condition,) = json.loads(capsys.readouterr().out)["conditions"]
+    assert condition["decisions"]["simulated"]["num_workflows"] == 12
+    live, simulated = condition["sources"]["measures"]["output_tokens"]
+    assert live == 4.0 < simulated
+    assert condition["sources"]["latency"]["steps_s"]["lengths"] > 0.0
+    assert main(command) == 2
+    assert "--tasks: only with --policy or --all" in capsys.readouterr().err
+
+
 def test_the_cell_and_the_time_scale_are_chosen_on_the_command_line(tmp_path: Path) -> None:
     experiment(tmp_path)
     write_pool(tmp_path, ["", ""])
@@ -217,7 +242,7 @@ def test_servers_that_are_not_what_the_file_says_are_told_all_at_once(
     [
         (["--policy", "jqs"], "did you mean 'jsq'"),
         (["--scheduler", "eddf"], "no scheduler has this name; did you mean 'edf'"),
-        (["--set", "tasks=[]"], "needs tasks in the experiment file, or --strict-lengths"),
+        (["--set", "tasks=[]"], "the experiment file has none; without, a live run needs --strict-lengths"),
         (["--policy", "clairvoyant"], "clairvoyant knows simulated answers only"),
         (["--strict-lengths"], "s0: has no [servers.live] section"),
         (["--strict-lengths", "--urls", "no.toml"], "no.toml"),
