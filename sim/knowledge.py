@@ -74,13 +74,13 @@ class Knowledge:
             for time in (server.step_time for server in servers)
         ]
         of_steps = np.array(times).T[:, :, None]
-        # Of several engines each has its share of the requests that run.
-        of_steps[1:3] /= np.array([[server.data_parallel_size] for server in servers])
         self._fixed_s, self._decode_s, self._context_token_s, self._prefill_token_s = of_steps[:4]
         self._expert_s, self._expert_tokens = of_steps[4:]
         self._has_experts = bool(self._expert_s.any())
         self.token_s = self._fixed_s + self._decode_s + self._experts_s(np.ones_like(self._fixed_s))
         """Seconds of a server for each token of a request that is alone, ``[server, 1]``: its price, and its size."""
+        # Of several engines each has its share of the requests that run.
+        of_steps[1:3] /= np.array([[server.data_parallel_size] for server in servers])
 
     def prospect(self, query: Query) -> Prospect:
         """What to expect of a query."""

@@ -29,6 +29,18 @@ def test_call_s_by_hand() -> None:
     assert seconds[0, 0] == pytest.approx(0.02 + 100 * (0.01 + 2 * (0.001 + 0.0007)))
 
 
+def test_several_engines_share_the_requests_that_run() -> None:
+    """Of 4 requests on two engines 2 are on each: as above. One that is alone has an engine to itself."""
+    slow = replace(SERVERS[0], step_time=StepTime(0.01, 0.001, 0.001, 0.00001), data_parallel_size=2)
+    knowledge = Knowledge([slow], Expected(), 2048)
+
+    seconds = knowledge.call_s(20, np.array([[100.0]]), np.array([[4.0]]))
+
+    assert seconds[0, 0] == pytest.approx(0.02 + 100 * (0.01 + 2 * (0.001 + 0.0007)))
+    assert knowledge.token_s[0, 0] == pytest.approx(0.01 + 0.001)
+    assert knowledge.max_num_seqs[0, 0] == 2 * SERVERS[0].scheduler.max_num_seqs
+
+
 def test_a_batch_reads_more_of_a_mixture_of_experts() -> None:
     """As above, and of experts that take 4 ms those that 2 tokens ask for, or 1 where the call is alone."""
     slow = replace(SERVERS[0], step_time=StepTime(0.01, 0.001, 0.001, 0.00001, expert_s=0.004, expert_tokens=2.0))
