@@ -128,7 +128,7 @@ class Evaluation(Section):
     """Whether policies are told of their own calls since."""
     tasks: tuple[str, ...] = ()
     """What `inframind live replay` asks real servers, such as ``reasoning-gym:chain_sum,1,100``, ``humaneval`` or
-    ``gsm8k:FILE``; simulated runs do not look at it."""
+    ``gsm8k:FILE``; of simulated runs only those of `inframind simulate --tasks` look at it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
