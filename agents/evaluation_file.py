@@ -117,6 +117,8 @@ class Evaluation(Section):
     """Most tokens that a call may generate."""
     cancel_hopeless: bool = False
     """Whether a workflow is given up as soon as it is late."""
+    answer_when_due: bool = False
+    """Whether a workflow that would be late answers with the last message that it has."""
     call_timeout_s: PositiveFloat | None = None
     """After so long a call is given up: cancelled, not tried again, and its workflow goes on without it. Never by
     default."""
@@ -128,7 +130,7 @@ class Evaluation(Section):
     """Whether policies are told of their own calls since."""
     tasks: tuple[str, ...] = ()
     """What `inframind live replay` asks real servers, such as ``reasoning-gym:chain_sum,1,100``, ``humaneval`` or
-    ``gsm8k:FILE``; of simulated runs only those of `inframind simulate --tasks` look at it."""
+    ``gsm8k:FILE``; of simulated runs only those of `inframind simulate EXPERIMENT.toml --tasks` look at it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -164,6 +166,7 @@ class Evaluation(Section):
             call_timeout_s=self.call_timeout_s,
             max_parallel_calls=self.max_parallel_calls,
             cancel_hopeless=self.cancel_hopeless,
+            answer_when_due=self.answer_when_due,
             dead_reckoning=self.dead_reckoning,
         )
 

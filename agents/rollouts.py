@@ -171,6 +171,7 @@ class _Simulation:
             ControllerOptions(
                 priority=SCHEDULERS[training.scheduler].priority,
                 max_tokens=training.max_tokens,
+                answer_when_due=training.answer_when_due,
                 dead_reckoning=training.dead_reckoning,
             ),
             embeddings=embeddings,

@@ -98,7 +98,7 @@ class Trainer:
             name=training.name,
             planner=None if training.planner.fixed else training.planner.network,
             fixed_planner=training.planner.fixed,
-            mask_infeasible=training.planner.mask_infeasible,
+            mask_infeasible=training.masks_plans,
             executor=training.executor.network,
             embedding_size=self.embedding_size,
             feature_sizes=FEATURE_SIZES,
@@ -199,7 +199,7 @@ def _collect(
         if training.planner.fixed
         else _loaded(planner_network(training.planner.network, size), weights["planner"])
     )
-    actor = Actor(world.builder, planner, executor, mask_infeasible=training.planner.mask_infeasible)
+    actor = Actor(world.builder, planner, executor, mask_infeasible=training.masks_plans)
     return world.collect(actor, conditions, seed)
 
 

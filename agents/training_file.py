@@ -186,6 +186,9 @@ class Training(Section):
     """How often policies get to know the servers' gauges."""
     dead_reckoning: bool = True
     """Whether policies are told of their own calls since."""
+    answer_when_due: bool = False
+    """Whether a workflow that would be late answers with the last message that it has. Then no plan is infeasible;
+    evaluate the policy with the same key of the evaluation's file."""
     predictors: str | None = None
     """Folder of trained latency predictors, relative to this file's: they make the latency map (theory, 4). Without,
     the servers' step times do."""
@@ -205,6 +208,11 @@ class Training(Section):
     """What may be late."""
     batch: BatchOptions = BatchOptions()
     """How much is simulated."""
+
+    @property
+    def masks_plans(self) -> bool:
+        """Whether a plan that cannot be carried out in time is excluded."""
+        return self.planner.mask_infeasible and not self.answer_when_due
 
     @model_validator(mode="before")
     @classmethod

@@ -182,7 +182,7 @@ class OutcomeModel:
     def answer_correct(
         self, domain: str, question: int, topology: str, role_set: str, calls: Sequence[FinishedCall], seed: int
     ) -> bool:
-        """Whether the answer of a finished workflow is right.
+        """Whether the answer of a finished workflow is right: that of the last of its nodes which has finished.
 
         Raises
         ------
@@ -199,7 +199,7 @@ class OutcomeModel:
             is_review = bool(read) and (call.role in REVIEWERS or TOPOLOGIES[topology].is_review)
             if (answer := self._settle(domain, question, call, read, is_review, seed)) is not None:
                 answers[node.slot] = answer
-        return answers.get(workflow.nodes[-1].slot) == _RIGHT
+        return answers.get(max(by_slot, default=-1)) == _RIGHT
 
     def expected_quality(self, domain: str, question: int, max_tokens: int = MAX_TOKENS) -> Array:
         """Probability that a call alone is right, for one who knows the embedding only: (LLMs, strategies)."""

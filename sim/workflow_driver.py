@@ -51,7 +51,7 @@ class Outcomes(Protocol):
     def answer_correct(
         self, domain: str, question: int, topology: str, role_set: str, calls: Sequence[CallRecord], seed: int
     ) -> bool:
-        """Whether a finished workflow's answer is right."""
+        """Whether a finished workflow's answer is right, which is that of the last node among its calls."""
         ...
 
 

@@ -77,7 +77,8 @@ class WorkflowFinished:
     calls: tuple[CallRecord, ...]
     """The finished ones, in the order of their ends."""
     answer: str | None
-    """What the last node wrote; None if it did not come to that, or only its length is known."""
+    """What the last of its nodes wrote, or of those that had written when it was due, if it answered then. None if it
+    did not come to an answer, or only its length is known."""
 
 
 Command = Submit | Cancel | WorkflowFinished

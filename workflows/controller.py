@@ -8,11 +8,16 @@ workflow that cannot go on by this rule ends, its other calls are cancelled, and
 What becomes of a call that takes longer than ``call_timeout_s``: it is cancelled and not tried again, for the server is
 overloaded already; its node stays silent, and those that would have read its message do without. Where it is the last
 node, the workflow ends without an answer.
+
+What becomes of a workflow that is due: nothing by default, it goes on and is late. With ``answer_when_due`` it answers
+just before its deadline with the message of the last of its nodes that has one, for every message ends with a complete
+answer (``roles.Domain.introduction``); its other calls are cancelled.
 """
 
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from heapq import heappop, heappush
 
 import numpy as np
@@ -41,6 +46,16 @@ from .query import Query
 from .servers import ServerInfo, ServerTable
 from .workflow import Node, Workflow, build_workflow
 
+ANSWER_AHEAD_S = 0.05
+"""So long before its deadline a workflow answers that would be late: the answer has a way to go."""
+
+
+class _Due(Enum):
+    """What a timer of a workflow is for, where it is not for one of its calls."""
+
+    ANSWER = "answer"
+    DEADLINE = "deadline"
+
 
 @dataclass(frozen=True, slots=True)
 class ControllerOptions:
@@ -62,6 +77,8 @@ class ControllerOptions:
     """Before a call goes to the server that has just failed it, and while no server is open."""
     cancel_hopeless: bool = False
     """Whether a workflow ends as soon as it cannot be on time any more."""
+    answer_when_due: bool = False
+    """Whether a workflow that would be late answers with the last message that it has."""
     call_timeout_s: float | None = None
     """After so long a call is given up; never by default."""
     max_parallel_calls: int | None = None
@@ -135,8 +152,8 @@ class Controller:
         self._seen: set[str] = set()
         self._active: dict[str, ActiveWorkflow] = {}
         self._calls: dict[str, ActiveCall] = {}
-        self._timers: list[tuple[float, int, ActiveWorkflow, int | str | None]] = []
-        """``(time, number, workflow, slot to try again, or call to give up, or None for its deadline)``."""
+        self._timers: list[tuple[float, int, ActiveWorkflow, int | str | _Due]] = []
+        """``(time, number, workflow, slot to try again, or call to give up, or what the workflow is due for)``."""
         self._num_timers = 0
 
     @property
@@ -230,7 +247,9 @@ class Controller:
             raise ConfigError(f"planner {type(self.planner).__name__}", error.problems) from None
         active = self._active[query.query_id] = ActiveWorkflow(query, t, workflow)
         if self.options.cancel_hopeless:
-            self._set_timer(active.deadline_s, active, None)
+            self._set_timer(active.deadline_s, active, _Due.DEADLINE)
+        if self.options.answer_when_due:
+            self._set_timer(max(t, active.deadline_s - ANSWER_AHEAD_S), active, _Due.ANSWER)
         return (yield from self._try_all(active, t, [node for node in workflow.nodes if not node.predecessors]))
 
     def _call_finished(self, event: CallFinished) -> Decisions:
@@ -282,8 +301,10 @@ class Controller:
         commands: list[Command] = []
         while self.wake_at <= t:
             _, _, active, due = heappop(self._timers)
-            if due is None:
+            if due is _Due.DEADLINE:
                 commands += self._end(active, t, Outcome.HOPELESS)
+            elif due is _Due.ANSWER:
+                commands += self._answer(active, t)
             elif isinstance(due, str):
                 commands += yield from self._gave_up(active, t, due)
             else:
@@ -300,6 +321,11 @@ class Controller:
         while active.ready and len(active.in_flight) < limit and not active.has_ended:
             commands += yield from self._try(active, t, active.ready.pop(0))
         return commands
+
+    def _answer(self, active: ActiveWorkflow, t: float) -> list[Command]:
+        """With what there is, if there is anything."""
+        written = [message for message in active.messages if message is not None]
+        return self._end(active, t, Outcome.FINISHED, answer=written[-1].text) if written else []
 
     def _try(self, active: ActiveWorkflow, t: float, node: Node, avoid: int | None = None) -> Decisions:
         """Submit a node's call, or wait for a server, or give the workflow up."""
@@ -426,11 +452,11 @@ class Controller:
         self._table.ended(call.submit.server, call.submit.priority)
         return call
 
-    def _set_timer(self, t: float, active: ActiveWorkflow, due: int | str | None) -> None:
+    def _set_timer(self, t: float, active: ActiveWorkflow, due: int | str | _Due) -> None:
         heappush(self._timers, (t, self._num_timers, active, due))
         self._num_timers += 1
 
 
-def _is_void(active: ActiveWorkflow, due: int | str | None) -> bool:
+def _is_void(active: ActiveWorkflow, due: int | str | _Due) -> bool:
     """Whether a timer has nothing to do any more."""
     return active.has_ended or (isinstance(due, str) and due not in active.in_flight)

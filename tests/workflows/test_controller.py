@@ -278,6 +278,40 @@ def test_hopelessness_is_seen_between_calls() -> None:
     assert told(commands) == [("q.0.0", 0), "cancelled: hopeless"]
 
 
+def test_a_workflow_that_is_due_answers_with_what_it_has_if_asked_for() -> None:
+    """Of several messages with that of the last node; 50 ms before the deadline, and once."""
+    control = controller("FullConnected", "MathAnalyst+Mathematician+Inspector", answer_when_due=True)
+    ended = [CallFinished(1.0, "q.0.0", 30, 7, "first"), CallFinished(3.0, "q.1.0", 30, 7, "second")]
+    play(control, Arrived(0.0, query(budget_s=5.0)), *ended)
+
+    assert control.wake_at == 5.0 - 0.05
+    cancel, end = play(control, Woken(control.wake_at))
+    assert cancel == Cancel("q.2.0")
+    assert isinstance(end, WorkflowFinished)
+    assert (end.outcome, end.answer, end.on_time, end.latency_s) == (Outcome.FINISHED, "second", True, 4.95)
+    assert [call.slot for call in end.calls] == [0, 1]
+    assert control.wake_at == math.inf
+    assert play(control, CallFailed(5.0, "q.2.0", "aborted")) == []
+
+
+def test_a_workflow_that_is_due_and_has_nothing_is_late() -> None:
+    """As one of a single call always is; one that is done in time is not asked again."""
+    late = controller("Chain", "MathSolver+Inspector", answer_when_due=True)
+    assert play(late, Arrived(0.0, query(budget_s=5.0)), Woken(4.95))[1:] == []
+    assert told(play(late, finished(6.0, "q.0.0"), finished(8.0, "q.1.0"))) == [("q.1.0", 0), "finished"]
+
+    done = controller(answer_when_due=True)
+    play(done, Arrived(0.0, query(budget_s=5.0)), finished(3.0, "q.0.0"))
+    assert done.wake_at == math.inf
+
+
+def test_a_budget_below_the_notice_is_due_at_once() -> None:
+    control = controller(answer_when_due=True)
+    play(control, Arrived(1.0, query(budget_s=0.01)))
+
+    assert control.wake_at == 1.0
+
+
 def test_by_default_late_workflows_run_to_their_end() -> None:
     control = controller("Chain", "MathSolver+Inspector")
     commands = play(control, Arrived(0.0, query(budget_s=1.0)), finished(3.0, "q.0.0"), finished(9.0, "q.1.0"))

@@ -129,7 +129,9 @@ class History:
                 assert command.outcome in Outcome
                 self.ended[command.workflow_id] = command
                 is_answered = (command.workflow_id, self.last_slot(command.workflow_id)) in self.written
-                assert (command.outcome is Outcome.FINISHED) == is_answered
+                answers_early = self.options.answer_when_due and command.on_time and bool(command.calls)
+                assert command.outcome is Outcome.FINISHED or not is_answered
+                assert is_answered or answers_early or command.outcome is not Outcome.FINISHED
 
     def last_slot(self, workflow_id: str) -> int:
         domain = self.arrived[workflow_id].query.domain
@@ -198,15 +200,26 @@ def end_one(history: History, rng: random.Random, *, fails: bool) -> None:
     priority=st.sampled_from(sorted(PRIORITY_RULES)),
     max_attempts=st.integers(1, 3),
     cancel_hopeless=st.booleans(),
+    answer_when_due=st.booleans(),
     min_call_s=st.sampled_from([0.0, 1.0]),
 )
 def test_whatever_happens(
-    seed: int, num_events: int, priority: str, max_attempts: int, cancel_hopeless: bool, min_call_s: float
+    seed: int,
+    num_events: int,
+    priority: str,
+    max_attempts: int,
+    cancel_hopeless: bool,
+    answer_when_due: bool,
+    min_call_s: float,
 ) -> None:
     """Each workflow ends once, with a named outcome; no call after that, none before its predecessors have finished,
     none on a closed server; elapsed time and calls in flight are as they were; the log alone repeats every decision."""
     options = ControllerOptions(
-        priority, max_attempts=max_attempts, cancel_hopeless=cancel_hopeless, min_call_s=min_call_s
+        priority,
+        max_attempts=max_attempts,
+        cancel_hopeless=cancel_hopeless,
+        answer_when_due=answer_when_due,
+        min_call_s=min_call_s,
     )
     history = History(options, seed)
     live_through(history, random.Random(seed), num_events)

@@ -53,8 +53,8 @@ def log() -> list[str]:
 GOLDEN = """\
 {"kind":"Header","version":1,"servers":[{"name":"a","model":"large","max_num_seqs":16,"max_model_len":null},\
 {"name":"b","model":"small","max_num_seqs":8,"max_model_len":4096}],"options":{"priority":"edf","max_tokens":2048,\
-"max_attempts":3,"retry_wait_s":1.0,"cancel_hopeless":false,"call_timeout_s":null,"max_parallel_calls":null,\
-"min_call_s":0.0,"dead_reckoning":true}}
+"max_attempts":3,"retry_wait_s":1.0,"cancel_hopeless":false,"answer_when_due":false,"call_timeout_s":null,\
+"max_parallel_calls":null,"min_call_s":0.0,"dead_reckoning":true}}
 {"kind":"MetricsPolled","t":0.0,"server":0,"waiting":0,"running":2,"kv_usage":0.1}
 {"kind":"Arrived","t":0.1,"query":{"query_id":"q","domain":"math","question":1,"prompt_tokens":20,"budget_s":50.0,\
 "text":"1 + 1?","embedding":3}}
