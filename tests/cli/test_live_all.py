@@ -27,6 +27,8 @@ NAMES = sorted(
     for scheduler in ("edf", "fcfs")
     for seed in (4, 5)
 )
+SEED = ["--seed", "4"]
+OF_ONE_SEED = [name for name in NAMES if name.endswith(".4")]
 
 
 def run_all(folder: Path, *words: str, out: str = "live") -> int:
@@ -80,26 +82,26 @@ def test_other_options_leave_some_of_the_runs(tmp_path: Path) -> None:
 
 def test_broken_off_it_goes_on_with_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pool(tmp_path) as servers:
-        assert run_all(tmp_path) == 0
+        assert run_all(tmp_path, *SEED) == 0
         live = tmp_path / "live"
-        (live / NAMES[0] / "workflows.parquet").unlink()
-        shutil.rmtree(live / NAMES[-1])
-        before = {name: (live / name / "events.jsonl").read_bytes() for name in NAMES[:-1]}
+        (live / OF_ONE_SEED[0] / "workflows.parquet").unlink()
+        shutil.rmtree(live / OF_ONE_SEED[-1])
+        before = {name: (live / name / "events.jsonl").read_bytes() for name in OF_ONE_SEED[:-1]}
         asked = num_asked(servers)
         capsys.readouterr()
-        assert run_all(tmp_path) == 2
+        assert run_all(tmp_path, *SEED) == 2
         assert "holds a run; --resume goes on with it" in capsys.readouterr().err
-        assert run_all(tmp_path, "--resume", "--no-checks") == 0
+        assert run_all(tmp_path, *SEED, "--resume", "--no-checks") == 0
         told = capsys.readouterr()
 
-        assert runs(live) == NAMES
+        assert runs(live) == OF_ONE_SEED
         assert "2 of 2" in told.err
-        assert num_asked(servers) - asked == len(read_run(live / NAMES[-1]).calls)
+        assert num_asked(servers) - asked == len(read_run(live / OF_ONE_SEED[-1]).calls)
         assert all(
-            (live / name / "events.jsonl").read_bytes() == log for name, log in before.items() if name != NAMES[0]
+            (live / name / "events.jsonl").read_bytes() == log for name, log in before.items() if name != OF_ONE_SEED[0]
         )
-        assert sum(", fcfs" in line or ", edf" in line for line in told.out.splitlines()) == len(NAMES)
-        assert run_all(tmp_path, "--resume", "--time-scale", "2") == 2
+        assert sum(", fcfs" in line or ", edf" in line for line in told.out.splitlines()) == len(OF_ONE_SEED)
+        assert run_all(tmp_path, *SEED, "--resume", "--time-scale", "2") == 2
         assert "run.time_scale: is now 2.0, and was 1.0" in capsys.readouterr().err
 
 
@@ -107,19 +109,19 @@ def test_ctrl_c_ends_it_with_the_run_that_goes_on(tmp_path: Path, capsys: pytest
     with pool(tmp_path, step_s=0.01) as servers:
 
         def interrupt() -> None:
-            while not (tmp_path / "live" / NAMES[0]).exists() or num_asked(servers) < 30:
+            while not (tmp_path / "live" / OF_ONE_SEED[0]).exists() or num_asked(servers) < 30:
                 time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
         thread.start()
-        assert run_all(tmp_path, "--no-checks") == 130
+        assert run_all(tmp_path, *SEED, "--no-checks") == 130
         thread.join()
 
-        assert 1 <= len(runs(tmp_path / "live")) < len(NAMES)
+        assert 1 <= len(runs(tmp_path / "live")) < len(OF_ONE_SEED)
         assert "--resume goes on with the others" in capsys.readouterr().err
-        assert run_all(tmp_path, "--no-checks", "--resume") == 0
-    assert runs(tmp_path / "live") == NAMES
+        assert run_all(tmp_path, *SEED, "--no-checks", "--resume") == 0
+    assert runs(tmp_path / "live") == OF_ONE_SEED
 
 
 def test_without_a_policy_or_all_it_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
