@@ -117,8 +117,8 @@ class Evaluation(Section):
     """Most tokens that a call may generate."""
     cancel_hopeless: bool = False
     """Whether a workflow is given up as soon as it is late."""
-    answer_when_due: bool = False
-    """Whether a workflow that would be late answers with the last message that it has."""
+    answer_when_due: bool = True
+    """Whether a workflow that would be late answers with the last message that it has, see docs/workflows.md."""
     call_timeout_s: PositiveFloat | None = None
     """After so long a call is given up: cancelled, not tried again, and its workflow goes on without it. Never by
     default."""

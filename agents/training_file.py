@@ -186,7 +186,7 @@ class Training(Section):
     """How often policies get to know the servers' gauges."""
     dead_reckoning: bool = True
     """Whether policies are told of their own calls since."""
-    answer_when_due: bool = False
+    answer_when_due: bool = True
     """Whether a workflow that would be late answers with the last message that it has. Then no plan is infeasible;
     evaluate the policy with the same key of the evaluation's file."""
     predictors: str | None = None

@@ -37,13 +37,14 @@ def played(preset: str, pool: PoolSection | None = None, num_simulations: int = 
     """A batch of simulations at 300 queries/min under networks that have learnt nothing, and these."""
     torch.manual_seed(0)
     latency = options.pop("latency", None)
-    options = {"preset": preset, "budgets": {"tiers_s": list(TIERS_S)}, "load": {"queries": NUM}} | options
+    own = {"answer_when_due": False, "budgets": {"tiers_s": list(TIERS_S)}, "load": {"queries": NUM}}
+    options = {"preset": preset} | own | options
     training = Training.model_validate(options)
     world = TrainingWorld(training, pool or load_pool("l40s", Path()), outcomes(), latency)
     size = outcomes().bank.embedding.shape[1]
     executor = executor_network(training.executor.network, size, len(world.servers))
     planner = planner_network(training.planner.network, size)
-    actor = Actor(world.builder, planner, executor, mask_infeasible=training.planner.mask_infeasible)
+    actor = Actor(world.builder, planner, executor, mask_infeasible=training.masks_plans)
     conditions = [Conditions(300.0, 1.0, 1.0, (1.0, 1.0, 1.0), seed) for seed in range(num_simulations)]
     return world.collect(actor, conditions, seed=7), planner, executor
 
@@ -73,8 +74,8 @@ def test_what_was_acted_with_is_what_is_learnt_from(preset: str) -> None:
 
 
 @presets
-def test_masks_are_those_of_the_domain_and_by_default_of_the_budget(preset: str) -> None:
-    """Of each topology the menu of the query's domain; by default not all of it within 0.1 s."""
+def test_masks_are_those_of_the_domain_and_of_the_budget_unless_the_preset_says_otherwise(preset: str) -> None:
+    """Of each topology the menu of the query's domain; of ``default`` not all of it within 0.1 s."""
     batch, *_ = batch_of(preset)
     whole = np.zeros((len(batch.allowed), len(TOPOLOGY_NAMES), len(ROLE_SETS)), np.bool_)
     for row, domain in enumerate(domains(batch)):
@@ -145,6 +146,18 @@ def test_calls_last_until_the_workflow_ends(preset: str) -> None:
 
     assert np.isnan(batch.call_s[plans]).all()
     assert batch.time_s[last] + batch.call_s[last] == pytest.approx(ends[batch.workflow[last]])
+
+
+def test_workflows_that_answer_when_due_have_cancelled_calls_and_may_have_any_plan() -> None:
+    """Whose calls have no end, and which is in time unless nobody had written by then."""
+    batch, *_ = played("default", num_simulations=4, answer_when_due=True, budgets={"tiers_s": [15.0, 20.0, 25.0]})
+    cut = np.unique(batch.workflow[~batch.is_plan & np.isnan(batch.call_s)])
+
+    assert len(cut) > 3
+    assert batch.latency_s[cut] == pytest.approx(batch.budget_s[cut] - 0.05, abs=1e-3)
+    assert batch.on_time[cut].all()
+    assert 0 < batch.correct[cut].mean() < 1
+    assert (batch.allowed.sum((1, 2)) == len(TOPOLOGY_NAMES) * 5).all()
 
 
 def test_calls_wait_for_a_slot() -> None:
