@@ -29,6 +29,15 @@ queries = 6
 """
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that nothing has broken off, on one process."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "small.toml").write_text(SMALL, encoding="utf-8")
+    assert main(["train", str(folder / "small.toml"), "-o", str(folder / "run"), "--jobs", "1"]) == 0
+    return folder / "run"
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
@@ -41,21 +50,22 @@ def weights(run: Path) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in tensors.items()}
 
 
-def test_equal_seeds_make_equal_policies_and_jobs_do_not_matter(experiment: Path, tmp_path: Path) -> None:
-    for name, jobs in (("one", "1"), ("two", "2")):
-        assert main(["train", str(experiment), "-o", str(tmp_path / name), "--jobs", jobs]) == 0
+def test_equal_seeds_make_equal_policies_and_jobs_do_not_matter(whole: Path, experiment: Path, tmp_path: Path) -> None:
+    two = tmp_path / "two"
+    assert main(["train", str(experiment), "-o", str(two), "--jobs", "2"]) == 0
 
-    assert weights(tmp_path / "one") == weights(tmp_path / "two")
-    lines = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("one", "two")]
+    assert weights(whole) == weights(two)
+    lines = [(run / "metrics.jsonl").read_text(encoding="utf-8") for run in (whole, two)]
     assert lines[0] == lines[1]
     figures = json.loads(lines[0].splitlines()[-1])
     assert figures["iteration"] == 4
     assert {"goodput", "violation/10s", "multiplier/10s", "entropy/planner", "kl/executor"} <= set(figures)
 
 
-def test_resumed_is_as_unbroken(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert main(["train", str(experiment), "-o", str(whole), "--jobs", "1"]) == 0
+def test_resumed_is_as_unbroken(
+    whole: Path, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
     stop_after(experiment, broken, iterations=3)
 
     told = capsys.readouterr().out
