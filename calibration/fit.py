@@ -16,7 +16,7 @@ from inframind.sim import ServerOptions, ServerSection, StepTimeSection
 from inframind.sim.server_file import SchedulerSection, ServerToFit
 from inframind.traces import TraceError
 
-from .fit_continuation import IMPROVEMENT, SHARES, continued, may_go_on
+from .fit_continuation import IMPROVEMENT, continued, may_go_on
 from .fit_objective import (
     CONTEXT,
     DECODE,
@@ -36,7 +36,7 @@ from .fit_objective import (
     weights_s,
 )
 from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume, without_own_blocks
-from .fit_parts import part
+from .fit_parts import parts, work_of
 from .fit_result import Fit, fit_of
 from .fit_solver import Region, Solver
 from .step_estimates import StepEstimate, estimate_steps, measured_times
@@ -72,15 +72,10 @@ MIN_MEASURED = 8
 """Fewer measured requests than parameters and one more cannot be fitted."""
 COARSE_WORK = 2_000.0
 """Requests, or as much work, that the search for options and a close start look at; then the whole logs are used."""
-NEVER_CUT = 500
-"""So many requests in all are always used."""
 USUAL_SIMULATIONS = 100
 """Of one stage."""
 LOSS_SCALE = 0.05
 """Deviation from which on it counts less than its square, where candidates are compared."""
-SHARED_BLOCK_WORK, PREEMPTED_BLOCK_WORK = 0.015, 0.1
-"""Work of simulating one block that may be found again, relative to that of a request: where prompts share a start, and
-where preempted requests come back."""
 MAX_WORK = 10_000.0
 """The most that is used at all: about half a second for each simulation."""
 
@@ -119,10 +114,12 @@ class _Found:
 
     logs: Sequence[MeasuredLog]
     completed: Completed
+    start: Floats
+    """Where the search for it began."""
     parameters: Floats
     loss: float
-    continuation: float
-    """Length of the continuation of the logs, relative to them."""
+    is_continued: bool
+    """Whether the logs have a continuation."""
     is_preempting: bool
     """Whether the simulated server preempts requests."""
 
@@ -150,7 +147,7 @@ class _Fitting:
         self.estimate = estimate_steps(times, self._budget, num_engines=assumed.data_parallel_size)
         found = self._coarsely(assumed)
         self._enter(0.95)
-        used = _parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
+        used = parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
         objective = Objective(used, self.estimate, self._on_simulation)
         options = self._options(found.completed, found.completed.scheduler)
         close = self._close(objective, is_preempting=found.is_preempting)
@@ -166,7 +163,7 @@ class _Fitting:
             logs=self.logs,
             used=objective.logs,
             completed=found.completed,
-            continuation=found.continuation,
+            is_continued=found.is_continued,
             best=solver.best,
             std_errors=unsure.std_errors,
             is_identified=identified,
@@ -192,25 +189,17 @@ class _Fitting:
     def _coarsely(self, assumed: Completed) -> "_Found":
         """A close start, on parts of the logs, and what is left open: limits, continuation, scheduling."""
         found = self._try(self.logs, assumed)
-        going_on = [may_go_on(log) for log in self.logs]
-        if any(going_on):
-            longer = [
-                self._try(
-                    [continued(log, share) if goes else log for log, goes in zip(self.logs, going_on, strict=True)],
-                    assumed,
-                    share,
-                )
-                for share in SHARES
-            ]
-            best = min(longer, key=lambda each: each.loss)
-            found = best if best.loss < IMPROVEMENT * found.loss else found
+        if any(may_go_on(log) for log in self.logs):
+            longer = [continued(log) if may_go_on(log) else log for log in self.logs]
+            other = self._try(longer, assumed, is_continued=True)
+            found = other if other.loss < IMPROVEMENT * found.loss else found
         if assumed.tries_moe:
             found = self._as_dense(found)
         if assumed.tries_async:
             found = self._better_way(found)
         return self._with_experts(found)
 
-    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, continuation: float = 0.0) -> "_Found":
+    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool = False) -> "_Found":
         coarse = self._coarse(logs)
         start = _start(self.estimate)
         if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
@@ -219,7 +208,7 @@ class _Fitting:
         if self.asked.scheduler.max_num_seqs is None or self.asked.scheduler.num_blocks is None:
             search = Search(coarse, lambda s: self._options(assumed, s), start, assumed.data_parallel_size)
             completed = search.limits(assumed, self.asked, self.estimate)
-        return self._solved(logs, coarse, completed, start, continuation)
+        return self._solved(logs, coarse, completed, start, is_continued=is_continued)
 
     def _seen(self, parameters: Floats) -> Bools:
         """Which parameters show in the logs at all, by the sizes of the steps; experts if there are any.
@@ -238,10 +227,10 @@ class _Fitting:
         return seen
 
     def _coarse(self, logs: Sequence[MeasuredLog]) -> Objective:
-        return Objective(_parts(logs, self.asked, COARSE_WORK), self.estimate, self._on_simulation)
+        return Objective(parts(logs, self.asked, COARSE_WORK), self.estimate, self._on_simulation)
 
     def _close(self, objective: Objective, *, is_preempting: bool) -> Region:
-        work = sum(float(_work(log, self.asked, is_preempting).sum()) for log in objective.logs)
+        work = sum(float(work_of(log, self.asked, is_preempting=is_preempting).sum()) for log in objective.logs)
         runs = np.clip(CLOSE_WORK / work / len(PARAMETERS), MIN_CLOSE_RUNS, MAX_CLOSE_RUNS)
         return Region(CLOSE_RADIUS, float(runs))
 
@@ -270,14 +259,14 @@ class _Fitting:
                 parameters = _start(estimate_steps(times, tokens, imputed, num_engines=engines))
         return best
 
-    def _otherwise(self, found: "_Found", completed: Completed, start: Floats | None = None) -> "_Found":
-        """With other options, from there."""
-        start = found.parameters if start is None else start
-        return self._solved(found.logs, self._coarse(found.logs), completed, start, found.continuation)
+    def _otherwise(self, found: "_Found", completed: Completed, start: Floats) -> "_Found":
+        """The same logs with other options or from another start."""
+        coarse = self._coarse(found.logs)
+        return self._solved(found.logs, coarse, completed, start, is_continued=found.is_continued)
 
     def _as_dense(self, found: "_Found") -> "_Found":
         """Several engines in lockstep or each at its own pace, where it is not given."""
-        other = self._otherwise(found, replace(found.completed, is_moe=False))
+        other = self._otherwise(found, replace(found.completed, is_moe=False), found.start)
         best, worse, word = (other, found, "false") if other.loss < found.loss else (found, other, "true")
         remark = f"is_moe is not given: {word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
         return replace(best, completed=best.completed.with_remark(remark))
@@ -285,7 +274,7 @@ class _Fitting:
     def _better_way(self, found: "_Found") -> "_Found":
         """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": False})
-        other = self._otherwise(found, replace(found.completed, scheduler=scheduler))
+        other = self._otherwise(found, replace(found.completed, scheduler=scheduler), found.start)
         best, worse, word = (other, found, "false") if other.loss < CLEARLY * found.loss else (found, other, "true")
         told = f"{word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
         if best.loss >= CLEARLY * worse.loss:
@@ -311,12 +300,18 @@ class _Fitting:
         return replace(other, completed=other.completed.with_remark(told))
 
     def _solved(
-        self, logs: Sequence[MeasuredLog], coarse: Objective, completed: Completed, start: Floats, continuation: float
+        self,
+        logs: Sequence[MeasuredLog],
+        coarse: Objective,
+        completed: Completed,
+        start: Floats,
+        *,
+        is_continued: bool,
     ) -> "_Found":
         free = self._seen(start)
-        start = _usual_where(~free, start)
+        begin = _usual_where(~free, start)
         options = self._options(completed, without_own_blocks(completed.scheduler, logs))
-        solver = Solver(coarse, options, start, free)
+        solver = Solver(coarse, options, begin, free)
         solver.minimise(WIDE)
         if completed.estimated_blocks:
             engines = completed.data_parallel_size
@@ -330,7 +325,7 @@ class _Fitting:
             )
             solver.minimise(WIDE[-1:])
         loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
-        return _Found(logs, completed, solver.best.parameters, loss, continuation, coarse.is_preempting)
+        return _Found(logs, completed, start, solver.best.parameters, loss, is_continued, coarse.is_preempting)
 
     def _options(self, completed: Completed, scheduler: SchedulerSection) -> ServerOptions:
         return ServerSection(
@@ -387,22 +382,3 @@ def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> Measured
             ],
         )
     return log
-
-
-def _parts(
-    logs: Sequence[MeasuredLog], asked: ServerToFit, work: float, *, is_preempting: bool = False
-) -> list[MeasuredLog]:
-    """Of each log the same share, so that all is so much work together."""
-    costs = [_work(log, asked, is_preempting) for log in logs]
-    total = float(sum(cost.sum() for cost in costs))
-    if total <= work or sum(len(log.requests) for log in logs) <= NEVER_CUT:
-        return list(logs)
-    return [part(log, cost, work / total) for log, cost in zip(logs, costs, strict=True)]
-
-
-def _work(log: MeasuredLog, asked: ServerToFit, is_preempting: bool) -> Floats:
-    """What it costs to simulate each request; blocks count only where they are found again, see `run_log`."""
-    if not (asked.scheduler.enable_prefix_caching and (is_preempting or log.times.cached_tokens.any())):
-        return np.ones(len(log.requests))
-    blocks = (log.times.prompt_tokens + log.times.output_tokens) / asked.scheduler.block_size
-    return np.asarray(1 + (PREEMPTED_BLOCK_WORK if is_preempting else SHARED_BLOCK_WORK) * blocks)

@@ -1,9 +1,12 @@
 """Parts of long logs: stretches of work that found the server idle, from all over the log."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from inframind.sim import ServerToFit
 
 from .fit_objective import MeasuredLog, idle_starts
 from .step_estimates import MeasuredTimes
@@ -14,6 +17,30 @@ MIN_CUT = 16
 """Fewer requests from the beginning of a stretch are not worth having."""
 MIN_COMPARED = 0.1
 """Share of these that must have ended before the cut, else all are compared."""
+NEVER_CUT = 500
+"""So many requests in all are always used."""
+SHARED_BLOCK_WORK, PREEMPTED_BLOCK_WORK = 0.015, 0.1
+"""Work of simulating one block that may be found again, relative to that of a request: where prompts share a start, and
+where preempted requests come back."""
+
+
+def parts(
+    logs: Sequence[MeasuredLog], asked: ServerToFit, work: float, *, is_preempting: bool = False
+) -> list[MeasuredLog]:
+    """Of each log the same share, so that all is so much work together."""
+    costs = [work_of(log, asked, is_preempting=is_preempting) for log in logs]
+    total = float(sum(cost.sum() for cost in costs))
+    if total <= work or sum(len(log.requests) for log in logs) <= NEVER_CUT:
+        return list(logs)
+    return [part(log, cost, work / total) for log, cost in zip(logs, costs, strict=True)]
+
+
+def work_of(log: MeasuredLog, asked: ServerToFit, *, is_preempting: bool) -> Floats:
+    """What it costs to simulate each request; blocks count only where they are found again, see `run_log`."""
+    if not (asked.scheduler.enable_prefix_caching and (is_preempting or log.times.cached_tokens.any())):
+        return np.ones(len(log.requests))
+    blocks = (log.times.prompt_tokens + log.times.output_tokens) / asked.scheduler.block_size
+    return np.asarray(1 + (PREEMPTED_BLOCK_WORK if is_preempting else SHARED_BLOCK_WORK) * blocks)
 
 
 def part(log: MeasuredLog, costs: Floats, share: float) -> MeasuredLog:

@@ -57,7 +57,7 @@ def fit_of(
     logs: Sequence[MeasuredLog],
     used: Sequence[MeasuredLog],
     completed: Completed,
-    continuation: float,
+    is_continued: bool,
     best: Run,
     std_errors: Floats,
     is_identified: Bools,
@@ -71,8 +71,8 @@ def fit_of(
         Whole, and what the last search looked at of each.
     completed
         The scheduler's options.
-    continuation
-        Length of the continuation of the logs, relative to them.
+    is_continued
+        Whether logs have got a continuation.
     best
         Parameters, and the times of ``used`` that they lead to.
     std_errors, is_identified
@@ -108,7 +108,11 @@ def fit_of(
         std_errors=own_errors,
         not_identified=names,
         quality=quality,
-        remarks=(*completed.remarks, *_remarks(names, logs, used, completed, continuation), *_large_errors(quality)),
+        remarks=(
+            *completed.remarks,
+            *_remarks(names, logs, used, completed, is_continued=is_continued),
+            *_large_errors(quality),
+        ),
         num_simulations=num_simulations,
     )
 
@@ -260,16 +264,17 @@ def _remarks(
     logs: Sequence[MeasuredLog],
     used: Sequence[MeasuredLog],
     completed: Completed,
-    continuation: float,
+    *,
+    is_continued: bool,
 ) -> list[str]:
     remarks = [
         f"{name} is not identified: the logs do not tell {_WHY[name]}. It is near what is usual: {_INSTEAD[name]}"
         for name in not_identified
     ]
-    if continuation:
+    if is_continued:
         remarks.append(
-            "the times of the logs show that more requests came after their last ones: as if the same load had gone on "
-            f"for {continuation:g} times as long"
+            "the times of the logs show that more requests came after their last ones; how many, they do not tell: the "
+            "same load is taken to have gone on for as long again"
         )
     if completed.estimated_blocks:
         blocks = completed.scheduler.num_blocks

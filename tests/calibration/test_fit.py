@@ -59,9 +59,10 @@ def measured(
     *,
     noise: float = 0.02,
     client_s: float = CLIENT_S,
+    **several: int,
 ) -> pd.DataFrame:
     """What a client would have measured of a server with these parameters."""
-    calls = run_log(ServerOptions("server", "model", scheduler, steps), requests).calls
+    calls = run_log(ServerOptions("server", "model", scheduler, steps, **several), requests).calls
     factor = 1 + noise * np.random.default_rng(0).standard_normal(len(requests))
     return requests.assign(ttft_s=calls["ttft_s"] * factor + client_s, e2e_s=calls["e2e_s"] * factor + client_s)
 
@@ -345,12 +346,15 @@ def test_vllms_defaults_stand_in_with_a_statement() -> None:
 
 
 def test_more_at_a_time_than_one_engine_may_run_are_several_engines() -> None:
-    log = measured(poisson(1, 200, 8), scheduler=replace(SCHEDULER, max_num_seqs=20))
+    """In lockstep, as the times tell."""
+    scheduler = replace(SCHEDULER, max_num_seqs=10)
+    log = measured(poisson(1, 200, 12), scheduler=scheduler, data_parallel_size=2, is_moe=True)
 
-    result = fit(log, to_fit(replace(SCHEDULER, max_num_seqs=10)))
+    result = fit(log, to_fit(scheduler))
 
-    assert result.server.data_parallel_size == 2
+    assert (result.server.data_parallel_size, result.server.is_moe) == (2, True)
     assert any("data_parallel_size = 2" in remark for remark in result.remarks)
+    assert all(abs(error) < 0.03 for error in mean_errors(predict(log, result.server)).values())
 
 
 def test_a_request_that_was_held_up_outside_the_server_makes_no_second_engine() -> None:
