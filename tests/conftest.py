@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# Tests run beside each other: threads of one would take the cores of the others. It is read when a library is loaded, by
-# the processes that tests start too.
+# Tests run beside each other: threads of one would take the cores of the others. It is read when a library is loaded,
+# by the processes that tests start too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
