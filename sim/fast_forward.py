@@ -12,10 +12,18 @@ or the blocks do not suffice for all (``tests/sim/test_fast_forward.py`` compare
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from typing import Protocol
 
 from .request import FINISHED, RUNNING, Request
-from .step_time import StepTicks
 from .vllm_0_32 import Scheduler, SchedulerOptions, Step
+
+
+class RoundTicks(Protocol):
+    """What a scheduler, which knows no clock, is told of time: as of `inframind.sim.step_time.StepTicks`."""
+
+    def decode_rounds(self, num_decodes: int, context_tokens: int) -> tuple[int, int]:
+        """The duration of the first of a run of rounds, and what each further one takes longer."""
+        ...
 
 
 class FastForwardScheduler(Scheduler):
@@ -144,7 +152,7 @@ class FastForwardScheduler(Scheduler):
                 rounds += 1
         return rounds
 
-    def timing(self, ticks: StepTicks, rounds: int) -> tuple[int, int, int]:
+    def timing(self, ticks: RoundTicks, rounds: int) -> tuple[int, int, int]:
         """Duration of the first of so many uniform rounds, what each further one takes longer than the one before, and
         for how many of them that holds: here for all."""
         first, growth = ticks.decode_rounds(self.num_decoding, self.context_tokens)
