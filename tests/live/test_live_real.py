@@ -27,6 +27,7 @@ schedulers = ["edf"]
 seeds = [1]
 num_queries = 24
 max_tokens = 16
+answer_when_due = false
 planner = "Chain/MathSolver+Inspector"
 domains = ["math"]
 tasks = ["reasoning-gym:chain_sum,1,50"]
