@@ -150,7 +150,7 @@ def test_calls_last_until_the_workflow_ends(preset: str) -> None:
 
 def test_workflows_that_answer_when_due_have_cancelled_calls_and_may_have_any_plan() -> None:
     """Whose calls have no end, and which is in time unless nobody had written by then."""
-    batch, *_ = played("default", num_simulations=4, answer_when_due=True, budgets={"tiers_s": [15.0, 20.0, 25.0]})
+    batch, *_ = played("default", num_simulations=6, answer_when_due=True, budgets={"tiers_s": [0.1, 15.0, 20.0]})
     cut = np.unique(batch.workflow[~batch.is_plan & np.isnan(batch.call_s)])
 
     assert len(cut) > 3
