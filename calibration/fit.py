@@ -16,7 +16,8 @@ from inframind.sim import ServerOptions, ServerSection, StepTimeSection
 from inframind.sim.server_file import SchedulerSection, ServerToFit
 from inframind.traces import TraceError
 
-from .fit_continuation import IMPROVEMENT, continued, may_go_on
+from .fit_continuation import continued, may_go_on
+from .fit_evidence import Candidate
 from .fit_objective import (
     CONTEXT,
     DECODE,
@@ -32,13 +33,14 @@ from .fit_objective import (
     USUAL_TOKENS_PER_FIXED,
     MeasuredLog,
     Objective,
+    step_time,
     usual,
     weights_s,
 )
 from .fit_options import DEFAULT_MAX_NUM_BATCHED_TOKENS, Completed, Search, assume, without_own_blocks
 from .fit_parts import parts, work_of
 from .fit_result import Fit, fit_of
-from .fit_solver import Region, Solver
+from .fit_solver import Region, Run, Solver
 from .step_estimates import StepEstimate, estimate_steps, measured_times
 
 Floats = NDArray[np.float64]
@@ -109,19 +111,16 @@ def fit_server(
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A close start."""
+class _Close:
+    """What the last search found for a candidate."""
 
+    candidate: Candidate
     logs: Sequence[MeasuredLog]
-    completed: Completed
-    start: Floats
-    """Where the search for it began."""
-    parameters: Floats
+    """What it looked at of each."""
+    best: Run
+    std_errors: Floats
+    is_identified: Bools
     loss: float
-    is_continued: bool
-    """Whether the logs have a continuation."""
-    is_preempting: bool
-    """Whether the simulated server preempts requests."""
 
 
 class _Fitting:
@@ -145,28 +144,18 @@ class _Fitting:
         assumed = assume(self.asked, self.estimate, whole)
         times = [log.times for log in self.logs]
         self.estimate = estimate_steps(times, self._budget, num_engines=assumed.data_parallel_size)
-        found = self._coarsely(assumed)
+        candidates = self._coarsely(assumed)
         self._enter(0.95)
-        used = parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
-        objective = Objective(used, self.estimate, self._on_simulation)
-        options = self._options(found.completed, found.completed.scheduler)
-        close = self._close(objective, is_preempting=found.is_preempting)
-        free = self._seen(found.parameters)
-        solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
-        solver.minimise([close])
-        unsure = solver.uncertainty(close)
-        identified = unsure.is_identified.copy()
-        identified[FIXED] = True
-        identified[[EXPERTS, EXPERT_TOKENS]] |= not free[EXPERTS]
+        close = self._better_way(tuple(map(self._closely, candidates)))
         fit = fit_of(
             self.asked,
             logs=self.logs,
-            used=objective.logs,
-            completed=found.completed,
-            is_continued=found.is_continued,
-            best=solver.best,
-            std_errors=unsure.std_errors,
-            is_identified=identified,
+            used=close.logs,
+            completed=close.candidate.completed,
+            is_continued=close.candidate.is_continued,
+            best=close.best,
+            std_errors=close.std_errors,
+            is_identified=close.is_identified,
             num_simulations=self._num_simulations,
         )
         self._on_progress(1.0)
@@ -186,20 +175,47 @@ class _Fitting:
 
     # Stages.
 
-    def _coarsely(self, assumed: Completed) -> "_Found":
-        """A close start, on parts of the logs, and what is left open: limits, continuation, scheduling."""
+    def _coarsely(self, assumed: Completed) -> tuple[Candidate, ...]:
+        """A close start, on parts of the logs, and what is left open: limits, lockstep, continuation, scheduling.
+
+        Two, where the scheduling is still open. What is simpler comes first, and what is richer must beat it.
+        """
         found = self._try(self.logs, assumed)
+        if assumed.tries_moe:
+            # Before a continuation, which would explain what the wrong one does not.
+            found = self._in_lockstep(found)
         if any(may_go_on(log) for log in self.logs):
             longer = [continued(log) if may_go_on(log) else log for log in self.logs]
-            other = self._try(longer, assumed, is_continued=True)
-            found = other if other.loss < IMPROVEMENT * found.loss else found
+            assumed = replace(assumed, is_moe=found.completed.is_moe)
+            found = self._if_clearly_better(self._try(longer, assumed, is_continued=True), found)
         if assumed.tries_moe:
-            found = self._as_dense(found)
-        if assumed.tries_async:
-            found = self._better_way(found)
-        return self._with_experts(found)
+            if found.is_continued and not found.completed.is_moe:
+                found = self._in_lockstep(found)
+            told = "true, the logs speak" if found.completed.is_moe else "false, the logs do not speak"
+            told = f"is_moe is not given: {told} for engines that step together"
+            found = replace(found, completed=found.completed.with_remark(told))
+        ways = self._ways(found) if assumed.tries_async else (found,)
+        return tuple(map(self._with_experts, ways))
 
-    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool = False) -> "_Found":
+    def _closely(self, found: Candidate) -> "_Close":
+        """The minimum, on as much of the logs as there is time for; without experts if it does not tell them."""
+        used = parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
+        objective = Objective(used, self.estimate, self._on_simulation)
+        options = self._options(found.completed, found.completed.scheduler)
+        close = self._close(objective, is_preempting=found.is_preempting)
+        free = self._seen(found.parameters)
+        solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
+        solver.minimise([close])
+        unsure = solver.uncertainty(close)
+        identified = unsure.is_identified.copy()
+        if found.plain is not None and not identified[EXPERTS]:
+            return self._closely(found.plain)
+        identified[FIXED] = True
+        identified[[EXPERTS, EXPERT_TOKENS]] |= not free[EXPERTS]
+        loss = objective.robust_loss(objective.averaged(options, solver.best.parameters), LOSS_SCALE)
+        return _Close(found, objective.logs, solver.best, unsure.std_errors, identified, loss)
+
+    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool = False) -> Candidate:
         coarse = self._coarse(logs)
         start = _start(self.estimate)
         if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
@@ -259,45 +275,67 @@ class _Fitting:
                 parameters = _start(estimate_steps(times, tokens, imputed, num_engines=engines))
         return best
 
-    def _otherwise(self, found: "_Found", completed: Completed, start: Floats) -> "_Found":
+    def _otherwise(self, found: Candidate, completed: Completed, start: Floats) -> Candidate:
         """The same logs with other options or from another start."""
         coarse = self._coarse(found.logs)
         return self._solved(found.logs, coarse, completed, start, is_continued=found.is_continued)
 
-    def _as_dense(self, found: "_Found") -> "_Found":
-        """Several engines in lockstep or each at its own pace, where it is not given."""
-        other = self._otherwise(found, replace(found.completed, is_moe=False), found.start)
-        best, worse, word = (other, found, "false") if other.loss < found.loss else (found, other, "true")
-        remark = f"is_moe is not given: {word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
-        return replace(best, completed=best.completed.with_remark(remark))
+    def _if_clearly_better(self, richer: Candidate, found: Candidate) -> Candidate:
+        """The richer model if the logs speak for it, even if what there is begins anew where that has ended: a search
+        that got stuck is no evidence."""
+        if not richer.is_clearly_better_than(found):
+            return found
+        again = self._otherwise(found, found.completed, self._without_experts(richer.parameters))
+        found = min(found, again, key=lambda candidate: candidate.loss)
+        return richer if richer.is_clearly_better_than(found) else found
 
-    def _better_way(self, found: "_Found") -> "_Found":
-        """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
+    def _without_experts(self, parameters: Floats) -> Floats:
+        """All that a usual step of decodes reads of the experts becomes fixed."""
+        plain = parameters.copy()
+        plain[FIXED] += step_time(parameters).experts_s(self.estimate.mean_decodes)
+        plain[[EXPERTS, EXPERT_TOKENS]] = 0.0, USUAL_EXPERT_TOKENS
+        return plain
+
+    def _in_lockstep(self, found: Candidate) -> Candidate:
+        """Several engines that step together, where it is not given and the logs speak for it."""
+        other = self._otherwise(found, replace(found.completed, is_moe=True), found.start)
+        return self._if_clearly_better(other, found)
+
+    def _ways(self, found: Candidate) -> tuple[Candidate, ...]:
+        """Asynchronous scheduling and not, unless one is clearly better at once."""
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": False})
         other = self._otherwise(found, replace(found.completed, scheduler=scheduler), found.start)
-        best, worse, word = (other, found, "false") if other.loss < CLEARLY * found.loss else (found, other, "true")
-        told = f"{word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
-        if best.loss >= CLEARLY * worse.loss:
-            told = "true, as by default on GPUs; the logs do not tell"
-        remark = f"async_scheduling is not given: {told}"
-        return replace(best, completed=best.completed.with_remark(remark))
+        for best, worse in ((found, other), (other, found)):
+            if best.is_clearly_better_than(worse):
+                return (replace(best, completed=_with_way(best.completed, best.loss, worse.loss)),)
+        return found, other
 
-    def _with_experts(self, found: "_Found") -> "_Found":
-        """As a mixture of experts too, where something is left to explain, and taken for one if that explains the logs
-        clearly better."""
+    def _better_way(self, ways: tuple["_Close", ...]) -> "_Close":
+        """vLLM's default, unless the logs speak against it."""
+        if len(ways) == 1:
+            return ways[0]
+        default, other = ways
+        best, worse = (other, default) if other.loss < CLEARLY * default.loss else (default, other)
+        completed = _with_way(best.candidate.completed, best.loss, worse.loss)
+        return replace(best, candidate=replace(best.candidate, completed=completed))
+
+    def _with_experts(self, found: Candidate) -> Candidate:
+        """As a mixture of experts too, where something is left to explain, and taken for one if the logs speak for
+        it."""
         if found.loss < EXPLAINED or found.completed.is_moe is False:
             return found
         start = found.parameters.copy()
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]
         other = self._otherwise(found, found.completed, start)
-        if other.loss >= IMPROVEMENT * found.loss:
-            return found
+        best = self._if_clearly_better(other, found)
+        if best is not other:
+            return best
         told = (
             "a step is shorter the fewer tokens it holds, as of a mixture of experts, which reads those that these ask "
             f"for (loss {other.loss:.3g} against {found.loss:.3g} without)"
         )
-        return replace(other, completed=other.completed.with_remark(told))
+        return replace(other, completed=other.completed.with_remark(told), plain=found)
 
     def _solved(
         self,
@@ -307,7 +345,7 @@ class _Fitting:
         start: Floats,
         *,
         is_continued: bool,
-    ) -> "_Found":
+    ) -> Candidate:
         free = self._seen(start)
         begin = _usual_where(~free, start)
         options = self._options(completed, without_own_blocks(completed.scheduler, logs))
@@ -324,8 +362,9 @@ class _Fitting:
                 free,
             )
             solver.minimise(WIDE[-1:])
-        loss = coarse.robust_loss(solver.best.simulated, LOSS_SCALE)
-        return _Found(logs, completed, start, solver.best.parameters, loss, is_continued, coarse.is_preempting)
+        options = self._options(completed, without_own_blocks(completed.scheduler, logs))
+        losses = coarse.robust_losses(coarse.averaged(options, solver.best.parameters), LOSS_SCALE)
+        return Candidate(logs, completed, start, solver.best.parameters, losses, is_continued, coarse.is_preempting)
 
     def _options(self, completed: Completed, scheduler: SchedulerSection) -> ServerOptions:
         return ServerSection(
@@ -336,6 +375,15 @@ class _Fitting:
             scheduler=scheduler,
             step_time=StepTimeSection(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0),
         ).options()
+
+
+def _with_way(completed: Completed, loss: float, other_loss: float) -> Completed:
+    """With what to say of ``async_scheduling``, and how well the logs are explained with it and otherwise."""
+    way = "true" if completed.scheduler.async_scheduling else "false"
+    told = f"{way} fits better (loss {loss:.3g} against {other_loss:.3g})"
+    if loss >= CLEARLY * other_loss:
+        told = "true, as by default on GPUs; the logs do not tell"
+    return completed.with_remark(f"async_scheduling is not given: {told}")
 
 
 def _start(estimate: StepEstimate) -> Floats:
@@ -372,7 +420,8 @@ def _measured(name: str, requests: pd.DataFrame, asked: ServerToFit) -> Measured
         )
     scheduler = asked.scheduler
     times = measured_times(requests, scheduler.block_size, has_prefix_caching=scheduler.enable_prefix_caching)
-    log = MeasuredLog(name, requests, times)
+    # By row, whatever a reader has numbered them by.
+    log = MeasuredLog(name, requests.reset_index(drop=True), times)
     if log.num_measured < MIN_MEASURED:
         raise TraceError(
             name,

@@ -20,8 +20,6 @@ from .fit_objective import MeasuredLog
 MIN_OPEN = 0.25
 """Share of the requests that must be open at the last arrival for a continuation to matter."""
 MIN_REQUESTS = 30
-IMPROVEMENT = 0.85
-"""A continuation is taken for real if it brings the loss down to this share, or less."""
 
 
 def may_go_on(log: MeasuredLog) -> bool:

@@ -78,6 +78,8 @@ GROUP = 15
 """Requests that are alike, at least."""
 MAX_GROUPS = 12
 """Groups for each likeness."""
+NUM_AVERAGED, HAIR = 8, 0.003
+"""Replays that a mean is taken of, and how far apart their parameters are."""
 NOT_SERVED = 1.0
 """Deviation of a request that the simulated server refuses."""
 MAX_FREE_PREFILL_TOKENS = 4096
@@ -246,6 +248,11 @@ def _soft_weights(deviations: Floats, scale: float) -> Floats:
     return (1 + (deviations / scale) ** 2) ** -0.5
 
 
+def _soft(deviations: Floats, scale: float) -> Floats:
+    """Soft L1 itself."""
+    return np.asarray(2 * (np.sqrt(1 + (deviations / scale) ** 2) - 1))
+
+
 @dataclass(frozen=True, slots=True)
 class _Errors:
     """How far off is usual, relative to what was measured."""
@@ -312,6 +319,19 @@ class Objective:
             self._on_simulation()
             simulated.append(Simulated(*client_times(calls, client_s)))
         return simulated
+
+    def averaged(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
+        """The mean of a few replays, a hair's breadth apart: single times jump, most of all on one of several engines.
+
+        Which of them a request goes to hangs on the last decision; so of two candidates either may win a single replay.
+        """
+        random = np.random.default_rng(0)
+        factors = 1 + HAIR * random.standard_normal((NUM_AVERAGED, len(parameters)))
+        runs = [self.simulate(options, parameters * factor) for factor in factors]
+        return [
+            Simulated(np.mean([log.ttft_s for log in each], axis=0), np.mean([log.e2e_s for log in each], axis=0))
+            for each in zip(*runs, strict=True)
+        ]
 
     def _differences(self, simulated: Sequence[Simulated]) -> list[tuple[Floats, Floats, Floats]]:
         """Simulated less measured, measured, and what to divide by, in the order of the groups."""
@@ -419,5 +439,17 @@ class Objective:
 
     def robust_loss(self, simulated: Sequence[Simulated], scale: float) -> float:
         """Mean soft L1 of the deviations: what candidates are compared by, whatever their weights."""
-        off = np.concatenate(self.deviations(simulated)) / scale
-        return float(np.mean(2 * (np.sqrt(1 + off**2) - 1)))
+        return float(np.mean(np.concatenate([_soft(part, scale) for part in self.deviations(simulated)])))
+
+    def robust_losses(self, simulated: Sequence[Simulated], scale: float) -> pd.Series:
+        """The same of each measured request, by log and row."""
+        deviations = self.deviations(simulated)
+        found = []
+        for i, (log, rows) in enumerate(zip(self.logs, self._rows, strict=True)):
+            decoded = rows & (log.times.output_tokens > 1)
+            index = log.requests.index
+            of_request = zip((rows, rows, decoded), deviations[NUM_KINDS * i :], strict=False)
+            kinds = [pd.Series(_soft(part, scale), index[chosen]) for chosen, part in of_request]
+            found.append(pd.concat(kinds, axis=1).mean(axis=1))
+        losses: pd.Series = pd.concat(found, keys=range(len(found)))
+        return losses

@@ -101,7 +101,7 @@ def assume(asked: ServerToFit, estimate: StepEstimate, longest: int) -> Complete
         scheduler,
         tuple(remarks),
         tries_async=given.async_scheduling is None,
-        is_moe=True if tries_moe else asked.is_moe,
+        is_moe=False if tries_moe else asked.is_moe,
         tries_moe=tries_moe,
     )
 
