@@ -13,6 +13,7 @@ from .clock import Environment
 from .lockstep import LockstepScheduler
 from .request import Request
 from .server import Server, ServerOptions
+from .vllm_0_32 import Scheduler
 
 
 def start_server(
@@ -33,21 +34,12 @@ def start_server(
 class LockstepServer(Server):
     """A server whose engines step together: one loop around the schedulers of all."""
 
-    def __init__(
-        self,
-        env: Environment,
-        options: ServerOptions,
-        on_end: Callable[[Request], None],
-        *,
-        rank: int = 0,
-        fast_forward: bool = True,
-    ) -> None:
-        self._balancer = Balancer(options.data_parallel_size)
-        super().__init__(env, options, self._balancer.told_of(on_end), rank=rank, fast_forward=fast_forward)
-        self._all = LockstepScheduler(options.scheduler, options.data_parallel_size, fast_forward=fast_forward)
-        self._scheduler = self._all
-        self._fast = self._all if fast_forward else None
-        self._in_flight = self._all.in_flight
+    def _make_scheduler(self, *, fast_forward: bool) -> LockstepScheduler:
+        size = self.options.data_parallel_size
+        self._balancer = Balancer(size)
+        self._on_end = self._balancer.told_of(self._on_end)
+        self._all = LockstepScheduler(self.options.scheduler, size, fast_forward=fast_forward)
+        return self._all
 
     def _take(self, request: Request, now: int) -> None:
         request.data_parallel_rank = self._balancer.choose(now)
@@ -65,22 +57,15 @@ class LockstepServer(Server):
 class IndependentServer(Server):
     """A server whose engines go each at its own pace; its own loop never wakes."""
 
-    def __init__(
-        self,
-        env: Environment,
-        options: ServerOptions,
-        on_end: Callable[[Request], None],
-        *,
-        rank: int = 0,
-        fast_forward: bool = True,
-    ) -> None:
-        super().__init__(env, options, on_end, rank=rank, fast_forward=fast_forward)
-        self._balancer = Balancer(options.data_parallel_size)
-        told = self._balancer.told_of(on_end)
+    def _make_scheduler(self, *, fast_forward: bool) -> Scheduler | LockstepScheduler:
+        size = self.options.data_parallel_size
+        self._balancer = Balancer(size)
         self._engines = [
-            _Engine(env, options, told, self._balancer, number, rank=rank, fast_forward=fast_forward)
-            for number in range(options.data_parallel_size)
+            _Engine(self, self._balancer, number, self._rank + number, fast_forward=fast_forward)
+            for number in range(size)
         ]
+        # Only whether a request can ever fit is asked of it, and the engines are alike.
+        return self._engines[0]._scheduler
 
     def _take(self, request: Request, now: int) -> None:
         request.data_parallel_rank = rank = self._balancer.choose(now)
@@ -121,18 +106,9 @@ class IndependentServer(Server):
 class _Engine(Server):
     """One engine of an `IndependentServer`, which tells the balancer about it after each of its turns."""
 
-    def __init__(
-        self,
-        env: Environment,
-        options: ServerOptions,
-        on_end: Callable[[Request], None],
-        balancer: Balancer,
-        number: int,
-        *,
-        rank: int,
-        fast_forward: bool,
-    ) -> None:
-        super().__init__(env, options, on_end, rank=rank + number, fast_forward=fast_forward)
+    def __init__(self, whole: Server, balancer: Balancer, number: int, rank: int, *, fast_forward: bool) -> None:
+        on_end = balancer.told_of(whole._on_end)
+        super().__init__(whole.env, whole.options, on_end, rank=rank, fast_forward=fast_forward)
         self._balancer = balancer
         self._number = number
 

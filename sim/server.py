@@ -123,9 +123,10 @@ class Server:
         self.wake_callbacks: list[Callable[[simpy.Event], None]] = [self.on_wake]
         self.wake_priority = simpy.events.EventPriority(simpy.events.NORMAL + 1 + rank)
         self._step_ticks = StepTicks(options.step_time)
-        fast = FastForwardScheduler(options.scheduler) if fast_forward else None
-        self._fast: FastForwardScheduler | LockstepScheduler | None = fast
-        self._scheduler: Scheduler | LockstepScheduler = fast or Scheduler(options.scheduler)
+        self._scheduler = scheduler = self._make_scheduler(fast_forward=fast_forward)
+        self._fast: FastForwardScheduler | LockstepScheduler | None = None
+        if fast_forward and isinstance(scheduler, FastForwardScheduler | LockstepScheduler):
+            self._fast = scheduler
         self._depth = 2 if options.scheduler.async_scheduling else 1
         self._in_flight = self._scheduler.in_flight
         self._device_free = 0
@@ -136,6 +137,10 @@ class Server:
         self._wake: _Wake | None = None
         """The event that ends the oldest step in flight, or the run; one that is not this is out of date."""
         self._run: DecodeRun | None = None
+
+    def _make_scheduler(self, *, fast_forward: bool) -> Scheduler | LockstepScheduler:
+        """For the engine loop; called once, while the server is made."""
+        return FastForwardScheduler(self.options.scheduler) if fast_forward else Scheduler(self.options.scheduler)
 
     # What a caller may do.
 

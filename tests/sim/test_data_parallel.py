@@ -8,31 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simpy
-from sim_world import World, options
+from sim_world import SYNC, World, options, times
 
-from inframind.sim import (
-    Environment,
-    Failure,
-    Pool,
-    Request,
-    SchedulerOptions,
-    Server,
-    ServerOptions,
-    StepTime,
-    to_seconds,
-)
+from inframind.sim import Environment, Pool, Request, SchedulerOptions, Server, ServerOptions, StepTime
 from inframind.sim.data_parallel import IndependentServer, LockstepServer
 
-SYNC = SchedulerOptions(max_num_seqs=2, num_blocks=100, max_model_len=1000, async_scheduling=False)
 STEPS = StepTime(fixed_s=1.0, prefill_token_s=0.1, decode_s=0.5)
 LOCKSTEP = options(SYNC, STEPS, data_parallel_size=2, is_moe=True)
 INDEPENDENT = options(SYNC, STEPS, data_parallel_size=2)
 both = pytest.mark.parametrize("server", [LOCKSTEP, INDEPENDENT], ids=["lockstep", "independent"])
-
-
-def times(request: Request) -> tuple[float, ...]:
-    ticks = (request.scheduled_at, request.first_token_at, request.finished_at)
-    return tuple(to_seconds(t) for t in ticks if t is not None)
 
 
 def test_a_step_in_lockstep_takes_as_long_as_the_slowest_engine() -> None:
@@ -131,30 +115,6 @@ def test_gauges_are_of_all_engines(server: ServerOptions) -> None:
 
     assert seen == [(4, 1, 2.0)]
     assert world.options.info.max_num_seqs == 4
-
-
-@both
-def test_the_queue_is_limited_for_all_engines_together(server: ServerOptions) -> None:
-    world = World(replace(server, max_num_queued_reqs=3))
-    requests = [world.send(0.0, Request(name, 0, 10, 2)) for name in "abcd"]
-    never = world.send(0.0, Request("e", 0, 2000, 2))
-    world.run()
-
-    assert [request.outcome for request in requests] == ["finished"] * 3 + [Failure.QUEUE_FULL]
-    assert (never.outcome, never.data_parallel_rank) == (Failure.NEVER_FITS, None)
-
-
-@both
-def test_a_drained_server_finishes_on_all_engines_and_a_killed_one_on_none(server: ServerOptions) -> None:
-    for action, outcome in (("drain", "finished"), ("kill", Failure.KILLED)):
-        world = World(server)
-        requests = [world.send(0.0, Request(name, 0, 10, 50)) for name in "abcde"]
-        late = world.send(9.0, Request("late", 0, 10, 1))
-        world.at(2.5, getattr(world.server, action))
-        world.run()
-
-        assert [request.outcome for request in requests] == [outcome] * 5
-        assert late.outcome == (Failure.DRAINING if action == "drain" else Failure.KILLED)
 
 
 def test_a_long_decode_in_lockstep_is_a_few_events() -> None:

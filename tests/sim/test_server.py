@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sim_world import World, options
+from sim_world import SYNC, World, options, times
 
 from inframind.sim import (
     Environment,
@@ -17,13 +17,12 @@ from inframind.sim import (
     to_seconds,
 )
 
-SYNC = SchedulerOptions(max_num_seqs=2, num_blocks=100, max_model_len=1000, async_scheduling=False)
 ASYNC = SchedulerOptions(max_num_seqs=2, num_blocks=100, max_model_len=1000, async_scheduling=True)
-
-
-def times(request: Request) -> tuple[float, ...]:
-    ticks = (request.scheduled_at, request.first_token_at, request.finished_at)
-    return tuple(to_seconds(t) for t in ticks if t is not None)
+of_any_engines = pytest.mark.parametrize(
+    "engines",
+    [{}, {"data_parallel_size": 2, "is_moe": True}, {"data_parallel_size": 2}],
+    ids=["one", "lockstep", "independent"],
+)
 
 
 def test_synchronous_steps() -> None:
@@ -93,9 +92,10 @@ def test_abort_before_the_engine_has_seen_it() -> None:
     assert (a.outcome, a.scheduled_at) == (Failure.ABORTED, None)
 
 
-def test_kill_fails_everything_at_once() -> None:
+@of_any_engines
+def test_kill_fails_everything_at_once(engines: dict[str, int]) -> None:
     """Running, waiting and just arrived: all fail at 2.5 with the same reason, and later ones on arrival."""
-    world = World(options(SYNC))
+    world = World(options(SYNC, **engines))
     requests = [world.send(0.0, Request(name, 0, 10, 10)) for name in "abc"]
     late = Request("late", 0, 10, 1)
     world.at(2.5, world.server.kill)
@@ -106,8 +106,9 @@ def test_kill_fails_everything_at_once() -> None:
     assert (late.outcome, late.finished_at) == (Failure.KILLED, 9e15)
 
 
-def test_drain_finishes_what_is_there_and_refuses_the_rest() -> None:
-    world = World(options(SYNC))
+@of_any_engines
+def test_drain_finishes_what_is_there_and_refuses_the_rest(engines: dict[str, int]) -> None:
+    world = World(options(SYNC, **engines))
     a = world.send(0.0, Request("a", 0, 10, 5))
     b = world.send(2.0, Request("b", 0, 10, 5))
     world.at(1.0, world.server.drain)
@@ -126,10 +127,11 @@ def test_life_has_no_way_back() -> None:
         world.server.drain()
 
 
-def test_a_full_queue_rejects() -> None:
+@of_any_engines
+def test_a_full_queue_rejects(engines: dict[str, int]) -> None:
     """max_num_queued_reqs counts running and waiting: with 3, the fourth of four at once is rejected, a fifth that
     comes when one has ended is not."""
-    world = World(options(SYNC, max_num_queued_reqs=3))
+    world = World(options(SYNC, max_num_queued_reqs=3, **engines))
     requests = [world.send(0.0, Request(name, 0, 10, 2)) for name in "abcd"]
     fifth = world.send(2.0, Request("e", 0, 10, 2))
     sixth = world.send(2.5, Request("f", 0, 10, 2))
@@ -140,12 +142,13 @@ def test_a_full_queue_rejects() -> None:
     assert sixth.outcome == "finished"
 
 
-def test_a_request_that_never_fits_is_refused() -> None:
-    world = World(options(SchedulerOptions(num_blocks=5, max_model_len=1000)))
+@of_any_engines
+def test_a_request_that_never_fits_is_refused(engines: dict[str, int]) -> None:
+    world = World(options(SchedulerOptions(num_blocks=5, max_model_len=1000), **engines))
     request = world.send(0.0, Request("a", 0, 60, 60))
     world.run()
 
-    assert request.outcome == Failure.NEVER_FITS
+    assert (request.outcome, request.data_parallel_rank) == (Failure.NEVER_FITS, None)
 
 
 def test_requests_of_one_instant_get_an_order() -> None:

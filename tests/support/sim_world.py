@@ -18,15 +18,23 @@ from inframind.sim import (
     ServerOptions,
     StepTime,
     start_server,
+    to_seconds,
     to_ticks,
 )
 from inframind.sim.data_parallel import IndependentServer, LockstepServer
 
 CONSTANT_STEP = StepTime(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0)
+SYNC = SchedulerOptions(max_num_seqs=2, num_blocks=100, max_model_len=1000, async_scheduling=False)
 
 
 def options(scheduler: SchedulerOptions, step_time: StepTime = CONSTANT_STEP, **kwargs: int) -> ServerOptions:
     return ServerOptions("server", "model", scheduler, step_time, **kwargs)
+
+
+def times(request: Request) -> tuple[float, ...]:
+    """When it was scheduled, had its first token, and ended; seconds, what has not happened left out."""
+    ticks = (request.scheduled_at, request.first_token_at, request.finished_at)
+    return tuple(to_seconds(t) for t in ticks if t is not None)
 
 
 def schedulers(server: Server) -> Sequence[Scheduler]:
