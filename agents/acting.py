@@ -30,6 +30,22 @@ Floats: TypeAlias = NDArray[np.float32]
 _DOMAIN_AT = len(SCALARS)
 
 
+class Drawn(NamedTuple):
+    """Choices of one head, each from the softmax of a row."""
+
+    logits: Floats
+    """``[rows, choices]``, masked."""
+    choice: NDArray[np.int64]
+    """``[rows]``."""
+
+    def log_prob(self) -> Floats:
+        """Of the choices: ``[rows]``."""
+        highest = self.logits.max(-1)
+        log_sum = np.log(np.exp(self.logits - highest[:, None]).sum(-1))
+        log_prob: Floats = self.logits[np.arange(len(self.choice)), self.choice] - highest - log_sum
+        return log_prob
+
+
 class Made(NamedTuple):
     """Decisions of one kind in a batch."""
 
@@ -37,10 +53,20 @@ class Made(NamedTuple):
     """Which observations of the batch."""
     choice: NDArray[np.int64]
     """Executor: ``server * strategies + strategy``. Planner: ``topology * role sets + role set``."""
-    log_prob: NDArray[np.float32]
-    """Of the choice, in both heads together."""
+    heads: tuple[Drawn, ...]
+    """What it was drawn from, by which trainers tell how probable it was. Executor: one head. Planner: that of
+    topologies, and that of role sets."""
     allowed: Bools
     """Planner: plans that were not masked, ``[rows, topologies, role sets]``; empty for the executor."""
+
+
+def log_prob_of(made: Sequence[Made]) -> Floats:
+    """Of decisions of one kind, in all heads together: ``[rows of all]``."""
+    log_prob = np.zeros(sum(len(each.rows) for each in made), np.float32)
+    for of_head in zip(*(each.heads for each in made), strict=True):
+        logits, choice = (np.concatenate(parts) for parts in zip(*of_head, strict=True))
+        log_prob += Drawn(logits, choice).log_prob()
+    return log_prob
 
 
 class Decided(NamedTuple):
@@ -121,11 +147,11 @@ class Actor:
     ) -> Made:
         if not rows:
             return _NOTHING
-        choice, log_prob = _drawn(self._call_scores(_of(features, rows)), noise)
-        for row, chosen in zip(rows, choice.tolist(), strict=True):
+        drawn = _drawn(self._call_scores(_of(features, rows)), noise)
+        for row, chosen in zip(rows, drawn.choice.tolist(), strict=True):
             server, strategy = divmod(chosen, len(STRATEGY_NAMES))
             answers[row] = Choice(server, STRATEGY_NAMES[strategy])
-        return Made(np.array(rows), choice, log_prob, _NOTHING.allowed)
+        return Made(np.array(rows), drawn.choice, (drawn,), _NOTHING.allowed)
 
     def _plan(
         self,
@@ -144,13 +170,13 @@ class Actor:
         own = _of(features, rows)
         allowed = self._allowed(own)
         topology_scores, role_set_scores = self._plan_scores(own)
-        topology, log_prob = _drawn(np.where(allowed.any(-1), topology_scores, _NEVER), noise)
-        of_topology = allowed[np.arange(len(rows)), topology]
-        role_set, role_set_log_prob = _drawn(np.where(of_topology, role_set_scores, _NEVER), noise)
-        for row, first, second in zip(rows, topology.tolist(), role_set.tolist(), strict=True):
+        topology = _drawn(np.where(allowed.any(-1), topology_scores, _NEVER), noise)
+        of_topology = allowed[np.arange(len(rows)), topology.choice]
+        role_set = _drawn(np.where(of_topology, role_set_scores, _NEVER), noise)
+        for row, first, second in zip(rows, topology.choice.tolist(), role_set.choice.tolist(), strict=True):
             answers[row] = Plan(TOPOLOGY_NAMES[first], ROLE_SETS[second])
-        choice = topology * len(ROLE_SETS) + role_set
-        return Made(np.array(rows), choice, log_prob + role_set_log_prob, allowed)
+        choice = topology.choice * len(ROLE_SETS) + role_set.choice
+        return Made(np.array(rows), choice, (topology, role_set), allowed)
 
     def _allowed(self, features: Features) -> Bools:
         domains = features.context[:, _DOMAIN_AT : _DOMAIN_AT + len(DOMAIN_NAMES)].argmax(-1)
@@ -178,12 +204,9 @@ def _of(features: Features, rows: list[int]) -> Features:
     return features if len(rows) == len(features) else features.take(np.array(rows))
 
 
-def _drawn(logits: Floats, noise: Noise | None) -> tuple[NDArray[np.int64], Floats]:
-    """From the softmax of each row, by the Gumbel trick, or without noise its mode; and the log-probability."""
-    choice = (logits if noise is None else logits + noise.gumbel(logits.shape)).argmax(-1)
-    highest = np.maximum.reduce(logits, -1)
-    log_sum = np.log(np.add.reduce(np.exp(logits - highest[:, None]), -1))
-    return choice, logits[np.arange(len(logits)), choice] - highest - log_sum
+def _drawn(logits: Floats, noise: Noise | None) -> Drawn:
+    """From the softmax of each row, by the Gumbel trick, or without noise its mode."""
+    return Drawn(logits, (logits if noise is None else logits + noise.gumbel(logits.shape)).argmax(-1))
 
 
 _NEVER = np.float32(NEVER)
@@ -203,6 +226,6 @@ def _depths() -> NDArray[np.int64]:
 _NOTHING = Made(
     np.empty(0, np.int64),
     np.empty(0, np.int64),
-    np.empty(0, np.float32),
+    (),
     np.empty((0, len(TOPOLOGY_NAMES), len(ROLE_SETS)), np.bool_),
 )

@@ -19,7 +19,6 @@ from inframind.traces import Budgets, Gamma
 from inframind.workflows import (
     Answer,
     Arrived,
-    CallFinished,
     Controller,
     ControllerOptions,
     LatencyModel,
@@ -27,7 +26,7 @@ from inframind.workflows import (
     Query,
 )
 
-from .acting import Actor, Decided, Made, Noise
+from .acting import Actor, Decided, Made, Noise, log_prob_of
 from .evaluation_file import SCHEDULERS
 from .features import FeatureBuilder, Features
 from .training_file import Training
@@ -184,7 +183,7 @@ class _Simulation:
             world.outcomes,
             poll_s=training.poll_s,
             seed=conditions.outcome_seed,
-            skip_unread=True,
+            keeps_log=False,
         )
         pool = Pool(environment, self.driver.on_end)
         self.numbers = {arrived.query.query_id: index for index, arrived in enumerate(arrivals)}
@@ -292,12 +291,13 @@ class _Recorder:
         choice, log_prob = np.zeros(num, np.int64), np.zeros(num, np.float32)
         is_plan = np.array([slot < 0 for _, slot in self._calls])
         is_learnt = np.zeros(num, np.bool_)
-        start = 0
-        for features, pair in zip(self._features, self._made, strict=True):
-            for made in pair:
-                choice[start + made.rows], log_prob[start + made.rows] = made.choice, made.log_prob
-                is_learnt[start + made.rows] = True
-            start += len(features)
+        starts = np.cumsum([0, *map(len, self._features[:-1])])
+        for of_kind in zip(*self._made, strict=True):
+            made = [each for each in of_kind if len(each.rows)]
+            if made:
+                rows = np.concatenate([start + each.rows for start, each in zip(starts, of_kind, strict=True)])
+                choice[rows] = np.concatenate([each.choice for each in made])
+                log_prob[rows], is_learnt[rows] = log_prob_of(made), True
         workflow = np.array(self._workflows)
         ended = self._ended()
         right = np.stack([each.right for each in ended])
@@ -346,17 +346,11 @@ class _Recorder:
     def _call_and_wait_s(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         nothing = (np.nan, np.nan)
         # Each decision on a node submits one call, a second try of a failed one too: both are in the same order.
-        spans = [iter(_spans(simulation.driver)) for simulation in self._simulations]
+        spans = [iter(simulation.driver.spans_s.values()) for simulation in self._simulations]
         own = [nothing if slot < 0 else next(spans[index]) for index, slot in self._calls]
-        ended, begun = np.array(own).reshape(-1, 2).T
+        begun, ended = np.array(own).reshape(-1, 2).T
         times = np.array(self._times)
         return ended - times, begun - times
-
-
-def _spans(driver: WorkflowDriver) -> list[tuple[float, float]]:
-    """When each call ended and when its server began with it, in order of submission; NaN if it failed."""
-    ends = {event.call_id: event.t for event in driver.log if isinstance(event, CallFinished)}
-    return [(ends.get(call_id, np.nan), driver.scheduled_s.get(call_id, np.nan)) for call_id in driver.submits]
 
 
 class _Ended(NamedTuple):

@@ -80,9 +80,9 @@ class WorkflowDriver:
         Handed on to ``outcomes``.
     on_progress
         Called with the number of workflows that have ended, each time that one does.
-    skip_unread
-        Leave out polls that are followed by another one before anything happens: no decision can see them. Then the
-        log is no record of the gauges.
+    keeps_log
+        Whether to fill ``log`` and ``submits``. If not, polls that are followed by another one before anything happens
+        are left out too: no decision can see them.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class WorkflowDriver:
         poll_s: float = 1.0,
         seed: int = 0,
         on_progress: Callable[[int], None] | None = None,
-        skip_unread: bool = False,
+        keeps_log: bool = True,
     ) -> None:
         if to_ticks(poll_s) < 1:
             raise ValueError(f"poll_s ({poll_s}) must be at least a clock tick")
@@ -104,21 +104,21 @@ class WorkflowDriver:
         """In the order of their ends."""
         self.submits: dict[str, Submit] = {}
         """All calls, by id, in the order in which they were submitted."""
-        self.scheduled_s: dict[str, float] = {}
-        """When the server began with each call that has finished."""
+        self.spans_s: dict[str, tuple[float, float]] = {}
+        """Of each call, by id, in the order in which they were submitted: when its server began with it, and when its
+        client had all of it; NaN until it has finished."""
         self._env = env
         self._controller = controller
         self._outcomes = outcomes
         self._poll_ticks = to_ticks(poll_s)
-        self._skip_unread = skip_unread
+        self._keeps_log = keeps_log
         self._seed = seed
         self._on_progress = on_progress
         self._servers: list[Server] = []
         self._overhead_ticks: dict[str, int] = {}
         """Of each server's clients."""
         self._arrived: dict[str, Arrived] = {}
-        self._requests: dict[str, Request] = {}
-        """In flight."""
+        self._in_flight: dict[str, tuple[Server, Request]] = {}
         self._num_to_come = 0
         self._happened: list[Event] = []
         """At this instant, not yet delivered."""
@@ -133,11 +133,11 @@ class WorkflowDriver:
             self._notice_end(request)
 
     def _notice_end(self, request: Request) -> None:
-        del self._requests[request.request_id]
+        del self._in_flight[request.request_id]
         t = self._env.now_s
         if request.outcome == FINISHED:
             assert request.scheduled_at is not None
-            self.scheduled_s[request.request_id] = to_seconds(request.scheduled_at)
+            self.spans_s[request.request_id] = to_seconds(request.scheduled_at), t
             self._happened.append(CallFinished(t, request.request_id, request.prompt_tokens, request.num_output_tokens))
         else:
             self._happened.append(CallFailed(t, request.request_id, str(request.outcome)))
@@ -188,7 +188,7 @@ class WorkflowDriver:
                 yield from self._deliver()
 
     def _deliver(self) -> Generator[Observation, Answer, None]:
-        env, controller, log = self._env, self._controller, self.log
+        env, controller = self._env, self._controller
         # The clock's note of who has had its turn at this tick: all have.
         env.wake_tick, env.wake_rank = env.now, len(self._servers)
         while self._happened:
@@ -196,9 +196,9 @@ class WorkflowDriver:
             if len(events) > 1:
                 events.sort(key=tie_order)
             for event in events:
-                log.append(event)
                 commands = yield from controller.decisions(event)
-                log += commands
+                if self._keeps_log:
+                    self.log += event, *commands
                 for command in commands:
                     self._apply(command)
         self._arm()
@@ -209,8 +209,9 @@ class WorkflowDriver:
                 self._submit(command)
             case Cancel(call_id):
                 # It may have ended at this very instant.
-                if (request := self._requests.get(call_id)) is not None:
-                    self._servers[self.submits[call_id].server].abort(request)
+                if (in_flight := self._in_flight.get(call_id)) is not None:
+                    server, request = in_flight
+                    server.abort(request)
             case WorkflowFinished():
                 self._end(command)
 
@@ -235,8 +236,10 @@ class WorkflowDriver:
             submit.priority,
             submit.prompt.prefix,
         )
-        self.submits[submit.call_id] = submit
-        self._requests[submit.call_id] = request
+        if self._keeps_log:
+            self.submits[submit.call_id] = submit
+        self.spans_s[submit.call_id] = _NO_SPAN
+        self._in_flight[submit.call_id] = server, request
         server.submit(request)
 
     def _end(self, end: WorkflowFinished) -> None:
@@ -267,7 +270,7 @@ class WorkflowDriver:
         env, every = self._env, self._poll_ticks
         while True:
             num_unread = 0
-            if self._skip_unread and not self._happened and (next_tick := env.peek()) < math.inf:
+            if not self._keeps_log and not self._happened and (next_tick := env.peek()) < math.inf:
                 num_unread = (int(next_tick) - env.now) // every
             if num_unread == 0:
                 self._poll(env.now_s)
@@ -277,11 +280,10 @@ class WorkflowDriver:
         """Nobody decides on gauges, and of the events of an instant they come first: they need not wait for its end."""
         for index, server in enumerate(self._servers):
             if server.state is not State.DEAD:
-                polled = MetricsPolled(
-                    t, index, server.num_requests_waiting, server.num_requests_running, server.kv_cache_usage
-                )
-                self.log.append(polled)
-                self._controller.polled(polled)
+                gauges = (server.num_requests_waiting, server.num_requests_running, server.kv_cache_usage)
+                if self._keeps_log:
+                    self.log.append(MetricsPolled(t, index, *gauges))
+                self._controller.polled(t, index, *gauges)
 
     def _arm(self) -> None:
         """See to it that the controller is woken when it wants to be."""
@@ -296,6 +298,9 @@ class WorkflowDriver:
         if wake_at == self._armed_at:
             self._armed_at = math.inf
             self._happened.append(Woken(self._env.now_s))
+
+
+_NO_SPAN = (math.nan, math.nan)
 
 
 def _first_tick_from(seconds: float) -> int:

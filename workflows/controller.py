@@ -207,8 +207,8 @@ class Controller:
         match event:
             case CallFinished():
                 return (yield from self._call_finished(event))
-            case MetricsPolled():
-                self.polled(event)
+            case MetricsPolled(t, server, waiting, running, kv_usage):
+                self.polled(t, server, waiting, running, kv_usage)
             case Arrived():
                 return (yield from self._arrived(event))
             case CallFailed():
@@ -227,9 +227,10 @@ class Controller:
                 ]
         return []
 
-    def polled(self, event: MetricsPolled) -> None:
-        """As ``receive()``, for the most frequent of events: nobody has to decide anything, and no command follows."""
-        self._table.polled(event.t, event.server, event.waiting, event.running, event.kv_usage)
+    def polled(self, t: float, server: int, waiting: int, running: int, kv_usage: float) -> None:
+        """As ``receive()`` of ``MetricsPolled``, the most frequent of events: nobody has to decide anything, and no
+        command follows."""
+        self._table.polled(t, server, waiting, running, kv_usage)
 
     # Events.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -520,25 +522,49 @@ def trained(executor: Recording) -> None:
             observation = None
 
 
-def test_polls_that_nobody_reads_may_be_left_out() -> None:
-    """Polls ten times a step, and as often as there are events: without those that no decision sees, fewer are made
-    and every observation is the same."""
-    seen, logs = [], []
-    for skip_unread in (False, True):
+class CountsPolls(Controller):
+    """And knows how many there were."""
+
+    num_polls = 0
+
+    def polled(self, *gauges: Any) -> None:
+        self.num_polls += 1
+        super().polled(*gauges)
+
+
+def test_without_a_log_all_is_the_same_but_polls_that_nobody_reads() -> None:
+    """Polls ten times a step, and as often as there are events: fewer are made, and every observation is the same."""
+    seen, drivers, polls = [], [], []
+    for keeps_log in (True, False):
         env, executor = Environment(), Recording(RandomChoice(3))
-        driver = WorkflowDriver(
-            env,
-            Controller(INFOS, executor, executor, OPTIONS, **SEES),
-            VariedShort(),
-            poll_s=0.125,
-            skip_unread=skip_unread,
-        )
+        controller = CountsPolls(INFOS, executor, executor, OPTIONS, **SEES)
+        driver = WorkflowDriver(env, controller, VariedShort(), poll_s=0.125, keeps_log=keeps_log)
         pool = Pool(env, driver.on_end)
         driver.run([pool.add(options) for options in pool_of(3)], ARRIVALS[:40])
         seen.append(np.array(executor.arrays))
-        logs.append(driver.log)
-    polls = [sum(isinstance(item, MetricsPolled) for item in log) for log in logs]
+        drivers.append(driver)
+        polls.append(controller.num_polls)
+    logs, without = drivers
 
     assert_array_equal(*seen)
-    assert told(logs[0]) == told(logs[1])
+    assert without.ended == logs.ended
+    assert repr(without.spans_s) == repr(logs.spans_s)  # NaN equals NaN.
+    assert not without.log
+    assert not without.submits
     assert polls[1] < polls[0] / 2
+
+
+def test_spans_of_calls_are_those_of_the_log() -> None:
+    env, executor = Environment(), Recording(RandomChoice(3))
+    driver = WorkflowDriver(env, Controller(INFOS, executor, executor, OPTIONS, **SEES), VariedShort())
+    pool = Pool(env, driver.on_end)
+    driver.run([pool.add(options) for options in pool_of(3)], ARRIVALS[:40])
+
+    ends = {item.call_id: item.t for item in driver.log if isinstance(item, CallFinished)}
+
+    assert list(driver.spans_s) == list(driver.submits)
+    assert len(ends) < len(driver.spans_s)
+    for call_id, (begun, ended) in driver.spans_s.items():
+        assert call_id in ends or math.isnan(begun)
+        assert ended == pytest.approx(ends.get(call_id, math.nan), nan_ok=True)
+        assert not begun >= ended
