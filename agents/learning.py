@@ -93,7 +93,8 @@ class Agents:
         }
         self._rates = {name: rate for name, rate in rates.items() if name in self.networks}
         self.optimisers = {
-            name: torch.optim.Adam(self.networks[name].parameters(), rate) for name, rate in self._rates.items()
+            name: torch.optim.Adam(self.networks[name].parameters(), rate, fused=True)
+            for name, rate in self._rates.items()
         }
         self.averages: dict[str, float] = {}
         """Moving averages of the returns (theory, 8.2)."""

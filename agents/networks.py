@@ -67,10 +67,10 @@ class NetworkOptions(Section):
 
 
 def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Linear layers with ReLU between them, in place: what a layer gives, its gradient does not need."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -101,16 +101,15 @@ class SetEncoder(nn.Module):
         actions, servers, context = blinded(features, self._options)
         if extra is not None:
             actions = torch.cat([actions, extra], -1)
-        codes = torch.relu(self._servers(torch.cat([servers, actions.flatten(2)], -1)))
+        codes = torch.relu_(self._servers(torch.cat([servers, actions.flatten(2)], -1)))
         is_open = features.is_open[:, :, None]
-        num_open = is_open.sum(1).clamp(min=1)
-        mean = (codes * is_open).sum(1) / num_open
-        highest = codes.masked_fill(~is_open, 0.0).amax(1)
-        parts = [self._role(features.role), context, mean, highest]
+        # Codes are never below 0: those of closed servers are neither in the sum nor the highest.
+        of_open = codes * is_open
+        parts = [self._role(features.role), context, of_open.sum(1) / is_open.sum(1).clamp(min=1), of_open.amax(1)]
         if self._query is not None:
             parts.insert(0, torch.tanh(self._query(features.embedding * features.embedding.shape[-1] ** 0.5)))
         state = self._state(torch.cat(parts, -1))
-        return codes, torch.relu(state)
+        return codes, torch.relu_(state)
 
 
 def _of_open(scores: Tensor, is_open: Tensor) -> Tensor:
@@ -158,9 +157,10 @@ class SetExecutor(nn.Module):
     def forward(self, features: FeatureTensors) -> Tensor:
         """Logits; that of a closed server is ``NEVER``."""
         codes, state = self._encoder(features)
-        hidden = torch.relu(self._of_code(codes) + self._of_state(state)[:, None, :])
+        hidden = self._of_code(codes)
+        hidden += self._of_state(state)[:, None, :]
         actions = blinded(features, self.options)[0]
-        scores = self._score(hidden) + self._direct(actions).squeeze(-1)
+        scores = self._score(torch.relu_(hidden)) + self._direct(actions).squeeze(-1)
         if self.options.heads == "factored":
             scores = scores.mean(-1, keepdim=True) + self._common(state)[:, None, :]
         return _of_open(scores, features.is_open)
