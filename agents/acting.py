@@ -61,7 +61,8 @@ class Made(NamedTuple):
 
 
 def log_prob_of(made: Sequence[Made]) -> Floats:
-    """Of decisions of one kind, in all heads together: ``[rows of all]``."""
+    """Of decisions of one kind, in all heads together: ``[rows of all]``. Best asked for all of a run at once: on tiny
+    arrays it is numpy's calls that cost."""
     log_prob = np.zeros(sum(len(each.rows) for each in made), np.float32)
     for of_head in zip(*(each.heads for each in made), strict=True):
         logits, choice = (np.concatenate(parts) for parts in zip(*of_head, strict=True))

@@ -169,7 +169,9 @@ class ExecutorEnv(gymnasium.Env[Features, np.int64]):
             embeddings=self._outcomes.bank.embedding,
             latency=self._latency,
         )
-        self._driver = WorkflowDriver(env, controller, self._outcomes, poll_s=self._poll_s, seed=episode_seed)
+        self._driver = WorkflowDriver(
+            env, controller, self._outcomes, poll_s=self._poll_s, seed=episode_seed, keeps_log=False
+        )
         pool = Pool(env, self._driver.on_end)
         self._decisions = self._driver.decisions(
             [pool.add(server) for server in self._servers], self._arrivals(rate_per_min, episode_seed)
