@@ -5,6 +5,7 @@ The same for training, simulation and live servers. Numbers are scaled so that m
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
+from math import log
 from typing import Self
 
 import numpy as np
@@ -25,13 +26,16 @@ PLANNER_ROLE = len(ROLE_NAMES)
 NUM_SLOTS = 8
 """Later nodes of a workflow look like its last one."""
 
-SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share", "calls_to_go", "predecessors", "log_prompt")
+SCALARS = (
+    *("log_budget", "log_remaining", "remaining_share", "log_share", "calls_to_go", "predecessors", "log_prompt"),
+    *("read_quality", "read_length"),
+)
 BUDGET_SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share")
 """Those of them that tell of the budget."""
 CONTEXT_SIZE = len(SCALARS) + len(DOMAIN_NAMES) + len(TOPOLOGY_NAMES) + NUM_SLOTS
 SERVER_FEATURES = (
     *("log_waiting", "log_running", "log_in_flight", "since_poll", "kv_usage", "poll_age", "load", "before"),
-    *("log_slots", "log_token_s"),
+    *("asked", "read", "log_slots", "log_token_s"),
 )
 RAW_METRICS = tuple(SERVER_FEATURES.index(name) for name in ("log_waiting", "log_running", "kv_usage"))
 """Those that a policy on raw metrics reads: what the server itself reports."""
@@ -40,8 +44,6 @@ FEATURE_SIZES = (CONTEXT_SIZE, len(SERVER_FEATURES), len(ACTION_FEATURES))
 """Weights fit one version of them."""
 GOOD = ACTION_FEATURES.index("good")
 SLACK = ACTION_FEATURES.index("log_slack")
-LOG_ERROR_SD = 0.5
-"""Of predicted latencies, taken as log-normal around the prediction: mostly of the output's length."""
 MIN_SHARE_S = 1e-2
 
 Floats = NDArray[np.float32]
@@ -140,7 +142,14 @@ class FeatureBuilder:
         servers[:, :, _AT["load"]] = np.minimum(outstanding / self._slots, 8.0) / 2
         servers[:, :, _AT["before"]] = np.minimum(before / self._slots, 8.0) / 2
         servers[:, :, _OF_SERVER] = self._of_server
-        latency_s, actions = self._actions(observations, prompt_tokens, before, share_s)
+        keys = [(observation.query.domain, observation.query.question) for observation in observations]
+        of_query = self._queries.of(keys, observations)
+        latency_s, actions = self._actions(observations, of_query, prompt_tokens, before, share_s)
+        context[:, _OF_READ] = 0.0
+        servers[:, :, _OF_CALLS] = 0.0
+        for row, observation in enumerate(observations):
+            if observation.calls:
+                context[row, _OF_READ], servers[row, :, _OF_CALLS] = self._earlier(observation, of_query[row])
         return Features(
             self._embedding(observations),
             context.astype(np.float32),
@@ -161,21 +170,24 @@ class FeatureBuilder:
     def _actions(
         self,
         observations: Sequence[Observation],
+        known: NDArray[np.float64],
         prompt_tokens: NDArray[np.float64],
         before: NDArray[np.float64],
         share_s: NDArray[np.float64],
     ) -> tuple[Map, Floats]:
-        keys = [(observation.query.domain, observation.query.question) for observation in observations]
-        known = self._queries.of(keys, observations)
         quality, tokens = known[:, 0], known[:, 1]
         if observations[0].context.latency is not None:
-            latency_s = np.stack([observation.latency_map for observation in observations])  # type: ignore[misc]
+            latency_s = call_s = np.stack([observation.latency_map for observation in observations])  # type: ignore[misc]
+            left_s = share_s[:, None, None]
         else:
-            latency_s = self._knowledge.latency_by_steps(
+            wait_s, call_s = self._knowledge.wait_and_call_s(
                 prompt_tokens[:, None, None], tokens, np.ascontiguousarray(before)[:, :, None]
             )
+            latency_s = wait_s + call_s
+            left_s = np.maximum(share_s[:, None, None] - wait_s, MIN_SHARE_S)
         log_slack = np.log(share_s[:, None, None] / latency_s)
-        in_time = ndtr(log_slack / LOG_ERROR_SD)
+        # Of a right answer, whose length is log-normal about its own median.
+        in_time = ndtr((np.log(left_s / call_s) - known[:, 5]) / known[:, 6])
         actions = np.empty((*latency_s.shape, len(ACTION_FEATURES)), np.float32)
         actions[..., _AT["quality"]] = known[:, 2]
         actions[..., SLACK] = np.minimum(np.maximum(log_slack / 2, -3.0), 3.0)
@@ -185,18 +197,45 @@ class FeatureBuilder:
         actions[..., _AT["log_work"]] = known[:, 4]
         return latency_s, actions
 
+    def _earlier(
+        self, observation: Observation, of_query: NDArray[np.float64]
+    ) -> tuple[tuple[float, float], NDArray[np.float64]]:
+        """What the calls so far of a workflow tell: of the messages to be read the best one's expected quality and how
+        much longer than expected they are; on each server how many of all calls its LLM has had, and of those read.
+
+        An LLM that errs once on a question tends to err again, and one that is long tends to be wrong.
+        """
+        assert observation.node is not None
+        asked, read = np.zeros(len(self._slots)), np.zeros(len(self._slots))
+        best, lengths = 0.0, [0.0]
+        for call in observation.calls:
+            has_its_llm = self._knowledge.same_llm[call.server]
+            asked += has_its_llm
+            if call.slot in observation.node.predecessors and call.output_tokens is not None:
+                read += has_its_llm
+                quality, tokens = of_query[:2, call.server, STRATEGY_NAMES.index(call.strategy)]
+                best = max(best, quality)
+                lengths.append(log(call.output_tokens / tokens))
+        read_length = sum(lengths) / max(len(lengths) - 1, 1)
+        return (best, min(max(read_length, -3.0), 3.0)), np.stack([asked, read], -1) / 4
+
     def _of_query(self, observation: Observation) -> NDArray[np.float64]:
-        """Quality, tokens, and the three features of actions that hang on the query alone: ``[5, n, S]``."""
+        """Quality, tokens, the three features of actions that hang on the query alone, and of the log of a right
+        answer's length over ``tokens`` mean and standard deviation: ``[7, n, S]``."""
         knowledge = self._knowledge
-        quality, tokens = knowledge.prospect(observation.query)
+        quality, tokens, right_log_tokens, right_log_sd = knowledge.prospect(observation.query)
         work_s = tokens * knowledge.token_s / knowledge.max_num_seqs
-        return np.stack([quality, tokens, 2 * quality - 1, np.log(tokens) / 2 - 3, np.log(work_s) / 2])
+        log_tokens = np.log(tokens)
+        of_actions = (2 * quality - 1, log_tokens / 2 - 3, np.log(work_s) / 2)
+        return np.stack([quality, tokens, *of_actions, right_log_tokens - log_tokens, right_log_sd])
 
 
 _AT = {name: index for names in (SCALARS, SERVER_FEATURES, ACTION_FEATURES) for index, name in enumerate(names)}
 """Column of each feature; no name is in two of them."""
 _TO_GO = _AT["calls_to_go"]
 _LOG_GAUGES = slice(_AT["log_waiting"], _AT["log_in_flight"] + 1)
+_OF_READ = slice(_AT["read_quality"], _AT["read_length"] + 1)
+_OF_CALLS = slice(_AT["asked"], _AT["read"] + 1)
 _OF_SERVER = slice(_AT["log_slots"], None)
 _NUM_SCALARS = 4
 

@@ -179,7 +179,7 @@ def route_balance(
 
     def score(observation: Observation) -> Map:
         latency_s = knowledge.latency_s(observation)
-        quality, tokens = knowledge.prospect(observation.query)
+        quality, tokens, *_ = knowledge.prospect(observation.query)
         share_s = max(_share_s(observation), 1e-3)
         probability = ndtr(np.log(share_s / latency_s) / log_error_sd)
         probability[~np.array(observation.is_open)] = -1.0

@@ -36,6 +36,10 @@ class Expectations(Protocol):
         """Mean output of a call: ``[LLM, strategy]``."""
         ...
 
+    def expected_right_log_tokens(self, domain: str, question: int) -> tuple[Map, Map]:
+        """Mean and standard deviation of the log of a right answer's length: each ``[LLM, strategy]``."""
+        ...
+
 
 class Prospect(NamedTuple):
     """What to expect of a query's calls, on each server with each strategy."""
@@ -44,6 +48,10 @@ class Prospect(NamedTuple):
     """Probability that a call alone is right."""
     tokens: Map
     """Mean length of the output."""
+    right_log_tokens: Map
+    """Mean of the log of a right answer's length."""
+    right_log_sd: Map
+    """Its standard deviation."""
 
 
 class Knowledge:
@@ -69,6 +77,8 @@ class Knowledge:
         self._known: Callable[[str, int], Prospect] = lru_cache(None)(self._look_up)
         self.max_num_seqs = np.array([[server.num_slots] for server in servers])
         """Slots of each server, ``[server, 1]``."""
+        self.same_llm = np.array([[one.model == other.model for other in servers] for one in servers], np.float64)
+        """1 where two servers have the same LLM: ``[server, server]``."""
         times = [
             (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s, time.expert_s, time.expert_tokens)
             for time in (server.step_time for server in servers)
@@ -115,12 +125,16 @@ class Knowledge:
         if (predicted := observation.latency_map) is not None:
             return predicted
         before = np.array([[observation.before(server)] for server in range(len(observation.servers))])
-        return self.latency_by_steps(observation.prompt_tokens, self.prospect(observation.query).tokens, before)
+        wait_s, call_s = self.wait_and_call_s(
+            observation.prompt_tokens, self.prospect(observation.query).tokens, before
+        )
+        latency_s: Map = wait_s + call_s
+        return latency_s
 
-    def latency_by_steps(
+    def wait_and_call_s(
         self, prompt_tokens: int | NDArray[np.float64], tokens: Map, before: NDArray[np.float64]
-    ) -> Map:
-        """What step times say of a latency: ``[..., server, strategy]``; see `latency_s`.
+    ) -> tuple[Map, Map]:
+        """What step times say of a call's wait, ``[..., server, 1]``, and of itself, ``[..., server, strategy]``.
 
         Parameters
         ----------
@@ -132,8 +146,7 @@ class Knowledge:
         call_s = self.call_s(prompt_tokens, tokens, np.minimum(before + 1, self.max_num_seqs))
         rounds = np.maximum(before + 1 - self.max_num_seqs, 0) / self.max_num_seqs
         # sum() and a division: mean() does the same, three times as slowly on arrays as small as one decision's.
-        latency_s: Map = rounds * (call_s.sum(axis=-1, keepdims=True) / call_s.shape[-1]) + call_s
-        return latency_s
+        return rounds * (call_s.sum(axis=-1, keepdims=True) / call_s.shape[-1]), call_s
 
     def _experts_s(self, num_running: Map) -> Map:
         """As `inframind.sim.StepTime.experts_s`."""
@@ -145,4 +158,5 @@ class Knowledge:
         return Prospect(
             expected.expected_quality(domain, question, self.max_tokens)[self._at],
             expected.expected_tokens(domain, question, self.max_tokens)[self._at],
+            *(each[self._at] for each in expected.expected_right_log_tokens(domain, question)),
         )

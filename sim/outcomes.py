@@ -126,7 +126,7 @@ class OutcomeModel:
         self._read_if_cut = np.where(reasons, parameters.read_if_cut.reasoning, parameters.read_if_cut.plain)
         self._draws: Callable[[str, int, int], Draws] = lru_cache(cache_size)(self._draw)
         # Quality and tokens are asked for one after the other.
-        self._expected: Callable[[str, int, int], tuple[Array, Array]] = lru_cache(1)(self._expect)
+        self._expected: Callable[[str, int, int], tuple[Array, Array, Array, Array]] = lru_cache(1)(self._expect)
 
     @classmethod
     def from_file(cls, path: str | Path, questions: str | Path = QUESTIONS) -> OutcomeModel:
@@ -208,6 +208,12 @@ class OutcomeModel:
     def expected_tokens(self, domain: str, question: int, max_tokens: int = MAX_TOKENS) -> Array:
         """Mean length of a call's output, for one who knows the embedding only: (LLMs, strategies)."""
         return self._expected(domain, question, max_tokens)[1]
+
+    def expected_right_log_tokens(self, domain: str, question: int) -> tuple[Array, Array]:
+        """Mean and standard deviation of the log of a right answer's length that nothing cuts, for one who knows the
+        embedding only: each (LLMs, strategies).
+        """
+        return self._expected(domain, question, MAX_TOKENS)[2:]
 
     def right_calls(self, domain: str, question: int, seed: int, max_tokens: int = MAX_TOKENS) -> NDArray[np.bool_]:
         """Which calls would be right alone, at the first slots of a workflow: (8, LLMs, strategies).
@@ -292,7 +298,7 @@ class OutcomeModel:
 
         return max({*read, own}, key=worth)
 
-    def _expect(self, domain: str, question: int, max_tokens: int) -> tuple[Array, Array]:
+    def _expect(self, domain: str, question: int, max_tokens: int) -> tuple[Array, Array, Array, Array]:
         row = self.bank.row(domain, question)
         source, spread = self._sources[self.bank.source[row]], self._parameters.domains[domain].estimate_sd
         difficulty = (self.bank.estimate[row] + spread * _NODES)[:, None, None]
@@ -305,4 +311,7 @@ class OutcomeModel:
         weight = _WEIGHTS[:, None, None]
         quality = weight * chance * (1 - cut * (1 - self._read_if_cut))
         mean_tokens = weight * (chance * right_tokens + (1 - chance) * wrong_tokens)
-        return quality.sum(0), mean_tokens.sum(0)
+        share = weight * chance / (weight * chance).sum(0)
+        mean_log = (share * if_right).sum(0)
+        log_sd = np.hypot(source.sd_of_unknown, np.sqrt((share * (if_right - mean_log) ** 2).sum(0)))
+        return quality.sum(0), mean_tokens.sum(0), mean_log, log_sd

@@ -112,7 +112,8 @@ def test_a_price_turns_the_executor_away_from_what_is_late() -> None:
     right[:2], late[0] = (0.95, 0.7), 0.6
     free = {"limit": 1.0, "initial": 0.0}
     bound = {"limit": 0.2, "initial": 0.0, "rate": 0.05}
-    learner = {"learning_rate": 0.01, "entropy": 0.1, "last_entropy": 0.1}
+    # So slow that it never settles on one arm for good.
+    learner = {"learning_rate": 0.004, "entropy": 0.1, "last_entropy": 0.1}
     shares = {}
     for name, constraint in (("free", free), ("bound", bound)):
         executor = {"learner": learner, "network": {"prior": 0.0}}

@@ -19,6 +19,8 @@ def test_prospects_are_in_the_order_of_servers_and_strategies() -> None:
 
     assert prospect.quality.tolist() == [[0.4, 0.5, 0.6], [0.7, 0.8, 0.9]]
     assert prospect.tokens.tolist() == [[10.0, 100.0, 200.0]] * 2
+    assert np.exp(prospect.right_log_tokens) == pytest.approx(np.array([[10, 50, 100]] * 2))
+    assert prospect.right_log_sd.tolist() == [[0.1, 0.5, 1.0]] * 2
 
 
 def test_call_s_by_hand() -> None:

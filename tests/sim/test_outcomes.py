@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from outcome_tables import CODER, LLAMA_8B, R1, Call, alone, model, only, team, usual
+from scipy.special import ndtr
 from scipy.stats import ks_2samp
 
 from inframind.sim.outcome_file import OUTCOMES
@@ -175,6 +176,20 @@ def test_expectations_are_what_comes_out_on_average(domain: str) -> None:
 
     assert reads.mean(axis=(0, 1)) == pytest.approx(quality, abs=0.05)
     assert np.minimum(draws.tokens, MAX_TOKENS).mean(axis=(0, 1)) == pytest.approx(tokens, rel=0.15)
+
+
+@pytest.mark.parametrize("domain", ["math", "code", "qa"])
+@pytest.mark.parametrize("cap", [60, 250, 1000])
+def test_right_answers_are_as_short_as_is_expected(domain: str, cap: int) -> None:
+    """Share of all calls that are right within so many tokens, by the log-normal that the embedding tells of."""
+    draws, bank = model()._draws(domain, 0, 0), model().bank
+    expected = []
+    for question in range(bank.num[domain]):
+        mean, sd = model().expected_right_log_tokens(domain, question)
+        expected.append(model().expected_quality(domain, question, 10**6) * ndtr((np.log(cap) - mean) / sd))
+
+    short = draws.is_right & (draws.tokens <= cap)
+    assert short.mean(axis=(0, 1)) == pytest.approx(np.mean(expected, axis=0), abs=0.04)
 
 
 def test_expected_quality_knows_the_embedding_and_not_the_difficulty() -> None:

@@ -34,7 +34,8 @@ SERVERS = (server("small", 0.01), server("large", 0.1))
 
 
 class Expected:
-    """Flash, Concise, DeepThink: 10, 100 and 200 tokens; the large model is better by 0.3."""
+    """Flash, Concise, DeepThink: 10, 100 and 200 tokens, right ones 10, 50 and 100 by the median; the large model is
+    better by 0.3."""
 
     models = ("large", "small")
     strategies = ("DeepThink", "Concise", "Flash")
@@ -44,6 +45,9 @@ class Expected:
 
     def expected_tokens(self, domain: str, question: int, max_tokens: int = 0) -> NDArray[np.float64]:
         return np.array([[200.0, 100.0, 10.0]] * 2)
+
+    def expected_right_log_tokens(self, domain: str, question: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return np.log([[100.0, 50.0, 10.0]] * 2), np.array([[1.0, 0.5, 0.1]] * 2)
 
 
 def setting(outcomes: FixedOutcomes | None = None, seed: int = 0) -> Setting:
