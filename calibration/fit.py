@@ -120,7 +120,6 @@ class _Close:
     best: Run
     std_errors: Floats
     is_identified: Bools
-    loss: float
 
 
 class _Fitting:
@@ -144,9 +143,9 @@ class _Fitting:
         assumed = assume(self.asked, self.estimate, whole)
         times = [log.times for log in self.logs]
         self.estimate = estimate_steps(times, self._budget, num_engines=assumed.data_parallel_size)
-        candidates = self._coarsely(assumed)
+        found = self._coarsely(assumed)
         self._enter(0.95)
-        close = self._better_way(tuple(map(self._closely, candidates)))
+        close = self._closely(found)
         fit = fit_of(
             self.asked,
             logs=self.logs,
@@ -175,10 +174,10 @@ class _Fitting:
 
     # Stages.
 
-    def _coarsely(self, assumed: Completed) -> tuple[Candidate, ...]:
+    def _coarsely(self, assumed: Completed) -> Candidate:
         """A close start, on parts of the logs, and what is left open: limits, lockstep, continuation, scheduling.
 
-        Two, where the scheduling is still open. What is simpler comes first, and what is richer must beat it.
+        What is simpler comes first, and what is richer must beat it.
         """
         found = self._try(self.logs, assumed)
         if assumed.tries_moe:
@@ -194,8 +193,9 @@ class _Fitting:
             told = "true, the logs speak" if found.completed.is_moe else "false, the logs do not speak"
             told = f"is_moe is not given: {told} for engines that step together"
             found = replace(found, completed=found.completed.with_remark(told))
-        ways = self._ways(found) if assumed.tries_async else (found,)
-        return tuple(map(self._with_experts, ways))
+        if assumed.tries_async:
+            found = self._better_way(found)
+        return self._with_experts(found)
 
     def _closely(self, found: Candidate) -> "_Close":
         """The minimum, on as much of the logs as there is time for; without experts if it does not tell them."""
@@ -212,8 +212,7 @@ class _Fitting:
             return self._closely(found.plain)
         identified[FIXED] = True
         identified[[EXPERTS, EXPERT_TOKENS]] |= not free[EXPERTS]
-        loss = objective.robust_loss(objective.averaged(options, solver.best.parameters), LOSS_SCALE)
-        return _Close(found, objective.logs, solver.best, unsure.std_errors, identified, loss)
+        return _Close(found, objective.logs, solver.best, unsure.std_errors, identified)
 
     def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool = False) -> Candidate:
         coarse = self._coarse(logs)
@@ -301,23 +300,16 @@ class _Fitting:
         other = self._otherwise(found, replace(found.completed, is_moe=True), found.start)
         return self._if_clearly_better(other, found)
 
-    def _ways(self, found: Candidate) -> tuple[Candidate, ...]:
-        """Asynchronous scheduling and not, unless one is clearly better at once."""
+    def _better_way(self, found: Candidate) -> Candidate:
+        """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": False})
         other = self._otherwise(found, replace(found.completed, scheduler=scheduler), found.start)
-        for best, worse in ((found, other), (other, found)):
-            if best.is_clearly_better_than(worse):
-                return (replace(best, completed=_with_way(best.completed, best.loss, worse.loss)),)
-        return found, other
-
-    def _better_way(self, ways: tuple["_Close", ...]) -> "_Close":
-        """vLLM's default, unless the logs speak against it."""
-        if len(ways) == 1:
-            return ways[0]
-        default, other = ways
-        best, worse = (other, default) if other.loss < CLEARLY * default.loss else (default, other)
-        completed = _with_way(best.candidate.completed, best.loss, worse.loss)
-        return replace(best, candidate=replace(best.candidate, completed=completed))
+        best, worse, word = (other, found, "false") if other.loss < CLEARLY * found.loss else (found, other, "true")
+        told = f"{word} fits better (loss {best.loss:.3g} against {worse.loss:.3g})"
+        if best.loss >= CLEARLY * worse.loss:
+            told = "true, as by default on GPUs; the logs do not tell"
+        remark = f"async_scheduling is not given: {told}"
+        return replace(best, completed=best.completed.with_remark(remark))
 
     def _with_experts(self, found: Candidate) -> Candidate:
         """As a mixture of experts too, where something is left to explain, and taken for one if the logs speak for
@@ -375,15 +367,6 @@ class _Fitting:
             scheduler=scheduler,
             step_time=StepTimeSection(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0),
         ).options()
-
-
-def _with_way(completed: Completed, loss: float, other_loss: float) -> Completed:
-    """With what to say of ``async_scheduling``, and how well the logs are explained with it and otherwise."""
-    way = "true" if completed.scheduler.async_scheduling else "false"
-    told = f"{way} fits better (loss {loss:.3g} against {other_loss:.3g})"
-    if loss >= CLEARLY * other_loss:
-        told = "true, as by default on GPUs; the logs do not tell"
-    return completed.with_remark(f"async_scheduling is not given: {told}")
 
 
 def _start(estimate: StepEstimate) -> Floats:
