@@ -123,6 +123,9 @@ def _about(evaluation: Evaluation) -> dict[str, str]:
         "Seeds": ", ".join(map(str, evaluation.seeds)),
         "Plan": evaluation.planner,
         "Strategy": evaluation.strategy,
+        "When due": "workflows answer with the last message they have"
+        if evaluation.answer_when_due
+        else "workflows go on, and are late",
         "Latency predictors": evaluation.predictors or "none: by step times",
         "Software": f"inframind-router {software['packages'].get('inframind-router', '')}, Python {software['python']}",
     }

@@ -94,6 +94,12 @@ def test_each_figure_is_explained_by_the_name_that_the_table_has(small: Path) ->
     assert all(f" {name} {meaning}" in text for name, meaning in FIGURES.items())
 
 
+def test_a_report_says_what_becomes_of_late_workflows(small: Path) -> None:
+    page = Page((small / "report.html").read_text(encoding="utf-8"))
+
+    assert shown(page, "When due workflows answer with the last message they have")
+
+
 def test_differences_are_said_to_be_unrounded(small: Path) -> None:
     assert shown(Page((small / "report.html").read_text(encoding="utf-8")), UNROUNDED)
 

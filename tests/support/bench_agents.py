@@ -57,6 +57,7 @@ ABLATIONS = {
     "one multiplier for all tiers": Variant({"constraint.per_tier": False}),
     "no dead reckoning": both(dead_reckoning=False),
     "metrics polled every 5 s": both(poll_s=5.0),
+    "late workflows go on": both(answer_when_due=False),
     "no charge for congestion": Variant({"congestion.weight": 0}),
     "price in the reward": Variant({"reward.combine": "rewards"}),
     "planner by REINFORCE with a moving average, price in the reward": Variant(
