@@ -11,7 +11,7 @@ or the blocks do not suffice for all (``tests/sim/test_fast_forward.py`` compare
 """
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from .request import FINISHED, RUNNING, Request
@@ -275,9 +275,18 @@ class FastForwardScheduler(Scheduler):
         """Take a member out before its time."""
         if request.group_last > self.round:
             self._leave(request)
-        for rounds, number in ((self._finishing, request.group_finish), (self._overrunning, request.group_last)):
-            if request in rounds.get(number, ()):
-                rounds[number].remove(request)
+        overrunning = self._overrunning.get(request.group_last, [])
+        if request in overrunning:
+            overrunning.remove(request)
+        number = request.group_finish
+        finishing = self._finishing.get(number, [])
+        if request in finishing:
+            finishing.remove(request)
+            if not finishing:
+                # Nobody stops at this round any more, and an engine with nothing to do is taken past it by others.
+                del self._finishing[number]
+                self._finish_rounds.remove(number)
+                heapify(self._finish_rounds)
 
     def _settle(self, request: Request) -> None:
         """Bring all of a member's own counters up to date; it is a member no longer."""

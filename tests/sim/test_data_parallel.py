@@ -11,7 +11,9 @@ import simpy
 from sim_world import SYNC, World, options, times
 
 from inframind.sim import Environment, Pool, Request, SchedulerOptions, Server, ServerOptions, StepTime
+from inframind.sim.clock import to_ticks
 from inframind.sim.data_parallel import IndependentServer, LockstepServer
+from inframind.sim.server import Failure
 
 STEPS = StepTime(fixed_s=1.0, prefill_token_s=0.1, decode_s=0.5)
 LOCKSTEP = options(SYNC, STEPS, data_parallel_size=2, is_moe=True)
@@ -30,6 +32,21 @@ def test_a_step_in_lockstep_takes_as_long_as_the_slowest_engine() -> None:
     assert (a.data_parallel_rank, b.data_parallel_rank) == (0, 1)
     assert times(a) == (0.0, 4.0, 5.5)
     assert times(b) == (0.0, 4.0, 7.0)
+
+
+def test_an_engine_takes_the_next_request_when_its_only_one_was_cancelled() -> None:
+    """A is given up at 3; its last token would have come at 5, past which B takes both engines at once."""
+    world = World(replace(LOCKSTEP, step_time=StepTime(1.0, 0.0, 0.0)))
+    a = world.send(0.0, Request("a", 0, 10, 5))
+    b = world.send(0.0, Request("b", 0, 10, 9))
+    world.at(2.5, lambda: world.server.abort(a))
+    c = world.send(20.0, Request("c", 0, 10, 3))
+    world.run()
+
+    assert (a.data_parallel_rank, b.data_parallel_rank, c.data_parallel_rank) == (0, 1, 0)
+    assert (a.outcome, a.finished_at) == (Failure.ABORTED, to_ticks(3.0))
+    assert times(b) == (0.0, 1.0, 9.0)
+    assert times(c) == (20.0, 21.0, 23.0)
 
 
 def test_independent_engines_take_no_notice_of_each_other() -> None:
