@@ -2,7 +2,8 @@
 
 Such a log is a part of a longer one. What happened after its last arrival cannot be simulated from its own rows. So
 the log is also tried with a continuation, as if the same load had gone on for as long again; if that explains the
-measured times clearly better (`fit_evidence`), they stay with it. The added rows have no measured times and are compared with nothing.
+measured times clearly better (`fit_evidence`), they stay with it. The added rows have no measured times and are
+compared with nothing.
 
 For how long the load went on, the times do not tell: context that costs a little more explains them as well as a load
 that ended sooner. (Half as long again explained a real run that was cut in half even better than what had really come.)
