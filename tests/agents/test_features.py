@@ -59,14 +59,16 @@ def test_load_and_latencies_are_the_observations(dead_reckoning: bool) -> None:
             assert before[row, server] == pytest.approx(min(seen.before(server) / slots, 8) / 2)
 
 
-def test_earlier_calls_of_the_workflow_count_by_llm() -> None:
-    """The third of a chain reads the second alone; two servers have the LLM that wrote it. The first still writes."""
+@pytest.mark.parametrize(("topology", "first_wrote"), [("Chain", 80), ("FullConnected", None)])
+def test_earlier_calls_of_the_workflow_count_by_llm(topology: str, first_wrote: int | None) -> None:
+    """The third reads what the second wrote: of a chain no more than that, else there is no message of the first. Two
+    servers have the second's LLM."""
     pool = [*POOL, replace(POOL[1], name="twin")]
     table = ServerTable([ServerInfo(each.name, each.model, each.scheduler.max_num_seqs) for each in pool])
-    workflow = build_workflow("math", "Chain", "MathAnalyst+Mathematician+Inspector")
+    workflow = build_workflow("math", topology, "MathAnalyst+Mathematician+Inspector")
     query = Query("q", "math", 7, 80, 50.0, embedding=3)
     knowledge = Knowledge(pool, OUTCOMES, 2048)
-    calls = [NodeCall(0, 0, "Flash", None), NodeCall(1, 1, "Concise", 500)]
+    calls = [NodeCall(0, 0, "Flash", first_wrote), NodeCall(1, 1, "Concise", 500)]
     context = Context(OUTCOMES.bank.embedding, None, dead_reckoning=True)
     first, third = (
         observe(0.0, 0.0, query, table, context, 0, workflow=workflow, node=workflow.nodes[slot], calls=calls[:slot])
