@@ -5,7 +5,6 @@ The same for training, simulation and live servers. Numbers are scaled so that m
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
-from math import log
 from typing import Self
 
 import numpy as np
@@ -26,16 +25,13 @@ PLANNER_ROLE = len(ROLE_NAMES)
 NUM_SLOTS = 8
 """Later nodes of a workflow look like its last one."""
 
-SCALARS = (
-    *("log_budget", "log_remaining", "remaining_share", "log_share", "calls_to_go", "predecessors", "log_prompt"),
-    *("read_quality", "read_length"),
-)
+SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share", "calls_to_go", "predecessors", "log_prompt")
 BUDGET_SCALARS = ("log_budget", "log_remaining", "remaining_share", "log_share")
 """Those of them that tell of the budget."""
 CONTEXT_SIZE = len(SCALARS) + len(DOMAIN_NAMES) + len(TOPOLOGY_NAMES) + NUM_SLOTS
 SERVER_FEATURES = (
     *("log_waiting", "log_running", "log_in_flight", "since_poll", "kv_usage", "poll_age", "load", "before"),
-    *("asked", "read", "log_slots", "log_token_s"),
+    *("log_slots", "log_token_s"),
 )
 RAW_METRICS = tuple(SERVER_FEATURES.index(name) for name in ("log_waiting", "log_running", "kv_usage"))
 """Those that a policy on raw metrics reads: what the server itself reports."""
@@ -145,11 +141,6 @@ class FeatureBuilder:
         keys = [(observation.query.domain, observation.query.question) for observation in observations]
         of_query = self._queries.of(keys, observations)
         latency_s, actions = self._actions(observations, of_query, prompt_tokens, before, share_s)
-        context[:, _OF_READ] = 0.0
-        servers[:, :, _OF_CALLS] = 0.0
-        for row, observation in enumerate(observations):
-            if observation.calls:
-                context[row, _OF_READ], servers[row, :, _OF_CALLS] = self._earlier(observation, of_query[row])
         return Features(
             self._embedding(observations),
             context.astype(np.float32),
@@ -197,28 +188,6 @@ class FeatureBuilder:
         actions[..., _AT["log_work"]] = known[:, 4]
         return latency_s, actions
 
-    def _earlier(
-        self, observation: Observation, of_query: NDArray[np.float64]
-    ) -> tuple[tuple[float, float], NDArray[np.float64]]:
-        """What the calls so far of a workflow tell: of the messages to be read the best one's expected quality and how
-        much longer than expected they are; on each server how many of all calls its LLM has had, and of those read.
-
-        An LLM that errs once on a question tends to err again, and one that is long tends to be wrong.
-        """
-        assert observation.node is not None
-        asked, read = np.zeros(len(self._slots)), np.zeros(len(self._slots))
-        best, lengths = 0.0, [0.0]
-        for call in observation.calls:
-            has_its_llm = self._knowledge.same_llm[call.server]
-            asked += has_its_llm
-            if call.slot in observation.node.predecessors and call.output_tokens is not None:
-                read += has_its_llm
-                quality, tokens = of_query[:2, call.server, STRATEGY_NAMES.index(call.strategy)]
-                best = max(best, quality)
-                lengths.append(log(call.output_tokens / tokens))
-        read_length = sum(lengths) / max(len(lengths) - 1, 1)
-        return (best, min(max(read_length, -3.0), 3.0)), np.stack([asked, read], -1) / 4
-
     def _of_query(self, observation: Observation) -> NDArray[np.float64]:
         """Quality, tokens, the three features of actions that hang on the query alone, and of the log of a right
         answer's length over ``tokens`` mean and standard deviation: ``[7, n, S]``."""
@@ -234,8 +203,6 @@ _AT = {name: index for names in (SCALARS, SERVER_FEATURES, ACTION_FEATURES) for 
 """Column of each feature; no name is in two of them."""
 _TO_GO = _AT["calls_to_go"]
 _LOG_GAUGES = slice(_AT["log_waiting"], _AT["log_in_flight"] + 1)
-_OF_READ = slice(_AT["read_quality"], _AT["read_length"] + 1)
-_OF_CALLS = slice(_AT["asked"], _AT["read"] + 1)
 _OF_SERVER = slice(_AT["log_slots"], None)
 _NUM_SCALARS = 4
 

@@ -125,9 +125,7 @@ def blinded(features: FeatureTensors, options: NetworkOptions) -> tuple[Tensor, 
         seen = torch.tensor([name not in ("log_slack", "in_time", "good") for name in ACTION_FEATURES])
         actions = actions * seen
     if options.system == "none":
-        servers = servers * torch.tensor(
-            [name in ("asked", "read", "log_slots", "log_token_s") for name in SERVER_FEATURES]
-        )
+        servers = servers * torch.tensor([name in ("log_slots", "log_token_s") for name in SERVER_FEATURES])
     if options.budget == "none":
         seen = torch.ones(CONTEXT_SIZE, dtype=torch.bool)
         seen[[SCALARS.index(name) for name in BUDGET_SCALARS]] = False

@@ -260,10 +260,13 @@ class Client:
                 call.outcome, call.detail = Outcome.SERVER_ERROR, _message(data["error"])
                 return False
             if choices := data["choices"]:
-                self.num_chunks += 1
-                call.num_chunks += 1
+                says = choices[0]["delta"] if call.is_chat else {"content": choices[0]["text"]}
+                call.text += (text := says.get("content") or "")
+                # A chat begins with an event of its own, beside the first token's, that only says who speaks.
+                if text or "role" not in says:
+                    self.num_chunks += 1
+                    call.num_chunks += 1
                 call.last_token_s = now
-                call.text += (choices[0]["delta"].get("content") if call.is_chat else choices[0]["text"]) or ""
                 if call.first_token_s is None:
                     call.first_token_s = now
             if usage := data.get("usage"):

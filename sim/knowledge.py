@@ -77,8 +77,6 @@ class Knowledge:
         self._known: Callable[[str, int], Prospect] = lru_cache(None)(self._look_up)
         self.max_num_seqs = np.array([[server.num_slots] for server in servers])
         """Slots of each server, ``[server, 1]``."""
-        self.same_llm = np.array([[one.model == other.model for other in servers] for one in servers], np.float64)
-        """1 where two servers have the same LLM: ``[server, server]``."""
         times = [
             (time.fixed_s, time.decode_s, time.context_token_s, time.prefill_token_s, time.expert_s, time.expert_tokens)
             for time in (server.step_time for server in servers)

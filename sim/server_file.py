@@ -185,6 +185,9 @@ class LiveSection(Section):
             raise ValueError("needs url, of a server that runs, or model_path, of one to start, and not both")
         if self.url is not None and "@" in self.url:
             raise ValueError("url: must not hold a password; api_key_env names the variable of an API key")
+        if any(arg.split("=")[0].replace("_", "-") == "--api-key" for arg in self.extra_args):
+            # Run folders have the pool in their config.toml, without ``env``.
+            raise ValueError("extra_args: must not hold an API key; give it as VLLM_API_KEY in the environment")
         to_start = ("vllm_python", "port", "device_ids", "cpus", "extra_args", "env")
         if self.url is not None and (given := [name for name in to_start if getattr(self, name)]):
             raise ValueError(f"{', '.join(given)}: no effect beside url")

@@ -15,7 +15,7 @@ from .events import (
     tie_order,
 )
 from .log import Replay, log_lines, read_log, replay, to_json
-from .observation import SERVER_FEATURES, Context, LatencyModel, NodeCall, Observation, observe
+from .observation import SERVER_FEATURES, Context, LatencyModel, Observation, observe
 from .policy import Choice, ExecutorPolicy, Plan, PlannerPolicy
 from .priorities import PRIORITY_RULES, edf_priority
 from .prompts import STRATEGIES, Message, Prompt, build_prompt
@@ -52,7 +52,6 @@ __all__ = [
     "Message",
     "MetricsPolled",
     "Node",
-    "NodeCall",
     "Observation",
     "Outcome",
     "Plan",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from .commands import CallRecord, Submit
-from .observation import NodeCall
 from .prompts import Message
 from .query import Query
 from .workflow import Node, Workflow
@@ -14,7 +13,6 @@ class ActiveWorkflow:
 
     __slots__ = (
         "arrived_at",
-        "calls",
         "deadline_s",
         "failure",
         "failures",
@@ -37,8 +35,6 @@ class ActiveWorkflow:
         num = len(workflow.nodes)
         self.messages: list[Message | None] = [None] * num
         """What each node has written."""
-        self.calls: dict[int, NodeCall] = {}
-        """By slot, in the order in which they were first submitted."""
         self.ready: list[Node] = []
         """Nodes that have nothing to wait for but their turn."""
         self.is_over = [False] * num

@@ -38,7 +38,7 @@ from .events import (
     Stopped,
     Woken,
 )
-from .observation import Context, LatencyModel, NodeCall, Observation, observe
+from .observation import Context, LatencyModel, Observation, observe
 from .policy import ExecutorPolicy, PlannerPolicy
 from .priorities import PRIORITY_RULES, CallTimes
 from .prompts import STRATEGIES, Message, Prompt, build_prompt, prompt_tokens, shortened
@@ -272,7 +272,6 @@ class Controller:
                 output_tokens=event.output_tokens,
             )
         )
-        active.calls[node.slot] = NodeCall(node.slot, submit.server, submit.strategy, event.output_tokens)
         active.messages[node.slot] = Message(event.call_id, submit.role, event.output_tokens, event.text)
         if not node.successors:
             return self._end(active, t, Outcome.FINISHED, answer=event.text)
@@ -362,7 +361,6 @@ class Controller:
             self._priority(t, active.deadline_s, node.calls_to_go),
             workflow=workflow,
             node=node,
-            calls=active.calls.values(),
             prompt_tokens=prompt_tokens(query, workflow, node, messages),
             is_open=is_open,
         )
@@ -384,7 +382,6 @@ class Controller:
         if self.options.call_timeout_s is not None:
             self._set_timer(t + self.options.call_timeout_s, active, submit.call_id)
         active.in_flight[submit.call_id] = None
-        active.calls[slot] = NodeCall(slot, server, strategy, None)
         self._calls[submit.call_id] = ActiveCall(active, node, submit, t)
         self._table.submitted(server, submit.priority)
         return submit

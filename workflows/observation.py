@@ -4,9 +4,9 @@ An `Observation` is a snapshot. Rules read its tuples; networks read its arrays,
 rule costs no numpy, and a policy that does not look at the latency map does not pay for the predictors.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,21 +42,11 @@ class Context:
     """Off: a policy learns of its own calls by polls only."""
 
 
-class NodeCall(NamedTuple):
-    """The call of another node of the workflow, as last tried."""
-
-    slot: int
-    server: int
-    strategy: str
-    output_tokens: int | None
-    """None while it has not finished."""
-
-
 @dataclass(slots=True)
 class Observation:
     """The state of one decision: the planner's (``workflow`` and ``node`` are None) or the executor's.
 
-    Every tuple but ``calls`` has one entry for each server.
+    Every tuple has one entry for each server.
     """
 
     t: float
@@ -67,8 +57,6 @@ class Observation:
     """Of the question for the planner; of the call's prompt, less the strategy's instruction, for the executor."""
     workflow: Workflow | None
     node: Node | None
-    calls: tuple[NodeCall, ...]
-    """Those of the workflow so far."""
     servers: tuple[ServerInfo, ...]
     is_open: tuple[bool, ...]
     """Whether a server may be chosen: one that has just failed this call may not if there is another."""
@@ -181,7 +169,6 @@ def observe(
     *,
     workflow: Workflow | None = None,
     node: Node | None = None,
-    calls: Iterable[NodeCall] = (),
     prompt_tokens: int | None = None,
     is_open: Sequence[bool] | None = None,
 ) -> Observation:
@@ -204,7 +191,6 @@ def observe(
         query.prompt_tokens if prompt_tokens is None else prompt_tokens,
         workflow,
         node,
-        tuple(calls),
         table.infos,
         tuple(table.is_open if is_open is None else is_open),
         tuple(table.waiting),

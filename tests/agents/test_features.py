@@ -1,7 +1,5 @@
 """What networks read is what rules read."""
 
-from dataclasses import replace
-from math import log
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +8,10 @@ from agent_world import SERVERS, Expected, look
 from scipy.special import ndtr
 
 from inframind.agents import Knowledge
-from inframind.agents.features import ACTION_FEATURES, SCALARS, SERVER_FEATURES, FeatureBuilder
+from inframind.agents.features import ACTION_FEATURES, SERVER_FEATURES, FeatureBuilder
 from inframind.sim import load_pool
 from inframind.sim.outcomes import OutcomeModel
-from inframind.workflows import (
-    Context,
-    NodeCall,
-    Observation,
-    Query,
-    ServerInfo,
-    ServerTable,
-    build_workflow,
-    observe,
-)
+from inframind.workflows import Context, Observation, Query, ServerInfo, ServerTable, observe
 
 OUTCOMES = OutcomeModel.shipped(1)
 POOL = [server.options() for server in load_pool("h200", Path()).servers]
@@ -57,33 +46,6 @@ def test_load_and_latencies_are_the_observations(dead_reckoning: bool) -> None:
             slots = options.scheduler.max_num_seqs
             assert load[row, server] == pytest.approx(min(seen.outstanding(server) / slots, 8) / 2)
             assert before[row, server] == pytest.approx(min(seen.before(server) / slots, 8) / 2)
-
-
-@pytest.mark.parametrize(("topology", "first_wrote"), [("Chain", 80), ("FullConnected", None)])
-def test_earlier_calls_of_the_workflow_count_by_llm(topology: str, first_wrote: int | None) -> None:
-    """The third reads what the second wrote: of a chain no more than that, else there is no message of the first. Two
-    servers have the second's LLM."""
-    pool = [*POOL, replace(POOL[1], name="twin")]
-    table = ServerTable([ServerInfo(each.name, each.model, each.scheduler.max_num_seqs) for each in pool])
-    workflow = build_workflow("math", topology, "MathAnalyst+Mathematician+Inspector")
-    query = Query("q", "math", 7, 80, 50.0, embedding=3)
-    knowledge = Knowledge(pool, OUTCOMES, 2048)
-    calls = [NodeCall(0, 0, "Flash", first_wrote), NodeCall(1, 1, "Concise", 500)]
-    context = Context(OUTCOMES.bank.embedding, None, dead_reckoning=True)
-    first, third = (
-        observe(0.0, 0.0, query, table, context, 0, workflow=workflow, node=workflow.nodes[slot], calls=calls[:slot])
-        for slot in (0, 2)
-    )
-
-    features = FeatureBuilder(knowledge).build([first, third])
-
-    asked, read = (features.servers[:, :, SERVER_FEATURES.index(name)] for name in ("asked", "read"))
-    assert asked.tolist() == [[0] * 6, [0.25, 0.25, 0, 0, 0, 0.25]]
-    assert read.tolist() == [[0] * 6, [0, 0.25, 0, 0, 0, 0.25]]
-    quality, length = (features.context[:, SCALARS.index(name)] for name in ("read_quality", "read_length"))
-    expected = knowledge.prospect(query)
-    assert quality == pytest.approx([0, expected.quality[1, 1]])
-    assert length == pytest.approx([0, log(500 / expected.tokens[1, 1])], rel=1e-5)
 
 
 @pytest.mark.parametrize(("others", "budget_s"), [(0, 0.5), (3, 0.5 + 3.1 / 3)])

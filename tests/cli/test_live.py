@@ -264,6 +264,8 @@ def test_mistakes_of_the_command_line(
         ("port = 8000", "needs url, of a server that runs, or model_path, of one to start, and not both"),
         ('url = "http://h:1"\nport = 8000', "port: no effect beside url"),
         ('url = "http://me:secret@h:1"', "url: must not hold a password"),
+        ('model_path = "x"\nextra_args = ["--api-key", "secret"]', "extra_args: must not hold an API key"),
+        ('model_path = "x"\nextra_args = ["--api_key=secret"]', "extra_args: must not hold an API key"),
         ('modelpath = "x"', "did you mean 'model_path'"),
     ],
 )

@@ -66,6 +66,7 @@ def test_a_text_is_one_message_of_a_user_and_the_model_ends_where_it_wants() -> 
     assert isinstance(call, Call)
     assert call.outcome is Outcome.FINISHED
     assert call.text == "It is \\boxed{56} ."
+    assert call.num_chunks == 4
     assert call.usage == (-(-len(prompt.text or "") // 4), 4)
     (body,) = server.seen
     assert body["messages"] == [{"role": "user", "content": prompt.text}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from live_world import arrive, controller, every, fake_pool, replay_on, run_on
 from policies import EveryPlan, FixedPlan, RandomChoice
 
 from inframind.live import RunLog, resumed, run_tables
+from inframind.live.replay import _signals_to
 from inframind.traces import CALLS, SAMPLES, WORKFLOWS, ConfigError, TraceError, to_table
 from inframind.workflows import Arrived, MetricsPolled, replay
 
@@ -123,6 +125,27 @@ def test_a_run_that_was_broken_off_goes_on_with_the_queries_not_yet_begun(how: s
     assert (workflows["outcome"] == "stopped").any()
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert replay(lines, EveryPlan(), RandomChoice(3)).difference is None
+
+
+def test_the_second_ctrl_c_ends_a_run_at_once() -> None:
+    """The first one asks it to stop, and whatever it still waits for would keep it."""
+    asked = []
+
+    async def interrupted_twice() -> None:
+        with _signals_to(lambda: asked.append("to stop")):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(60)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(interrupted_twice())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert asked == ["to stop"]
 
 
 def test_a_run_that_goes_on_counts_the_queries_of_its_first_part(tmp_path: Path) -> None:

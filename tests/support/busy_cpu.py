@@ -1,6 +1,9 @@
 """Keeps a CPU busy at idle priority until it is stopped: every other process goes first, at once.
 
-    for cpu in 0 1; do python tests/support/busy_cpu.py $cpu & done
+    for cpu in 0 1; do setsid python tests/support/busy_cpu.py $cpu & done
+
+A session of its own (``setsid``), since Linux shares CPUs out to sessions first where it groups by them (sched(7),
+autogroup): in one with others' processes, a third of the servers' time would go here.
 
 Where virtual CPUs share a processor, one is up to 1.7 times as fast while its neighbour sleeps, so what a step of a
 vLLM server costs there hangs on what other servers do at that moment. With no CPU ever asleep it does not
@@ -10,6 +13,8 @@ the other, 240 MB in all, with a few vectors.
 
 import argparse
 import os
+import sys
+from pathlib import Path
 
 import torch
 
@@ -18,6 +23,10 @@ NUM_LAYERS, HIDDEN, BATCH = 90, 576, 4
 
 def keep_busy(cpu: int) -> None:
     """Never returns."""
+    if os.getsid(0) != os.getpid():
+        sys.exit("needs a session of its own: setsid python ...")
+    if (group := Path("/proc/self/autogroup")).exists():
+        group.write_text("19")
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     torch.set_num_threads(1)

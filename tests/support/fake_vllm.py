@@ -199,6 +199,8 @@ class FakeVllm:
             self.most_running = max(self.most_running, self.running)
             self._steps[next(le for le in LENGTHS if float(le) >= prompt_tokens)] += 1
             await asyncio.sleep(behaviour.prefill_token_s * prompt_tokens)
+            if is_chat:
+                yield _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
             for index in range(number):
                 await asyncio.sleep(behaviour.step_s)
                 if fault == "stall":

@@ -21,7 +21,6 @@ from inframind.workflows import (
     ControllerOptions,
     Event,
     MetricsPolled,
-    NodeCall,
     Observation,
     Outcome,
     Query,
@@ -270,21 +269,6 @@ def test_a_plan_above_its_latency_floor_is_not_begun() -> None:
 
     assert told(play(chain, Arrived(0.0, query(budget_s=5.0)))) == ["cancelled: hopeless"]
     assert told(play(controller(**options), Arrived(0.0, query(budget_s=5.0)))) == [("q.0.0", 0)]
-
-
-def test_an_executor_sees_who_was_asked_before() -> None:
-    """Agents in parallel see each other's server; who reads them, how much they wrote. A second try counts alone."""
-    control = controller("IO", "MathSolver+Mathematician")
-    play(control, Arrived(0.0, query()), finished(1.0, "q.1.0", 9), CallFailed(2.0, "q.0.0", "refused"))
-    play(control, finished(3.0, "q.0.1", 8))
-
-    seen = [each.calls for each in control.executor.seen]  # type: ignore[attr-defined]
-    assert seen == [
-        (),
-        (NodeCall(0, 0, "Concise", None),),
-        (NodeCall(0, 0, "Concise", None), NodeCall(1, 1, "Concise", 9)),
-        (NodeCall(0, 1, "Concise", 8), NodeCall(1, 1, "Concise", 9)),
-    ]
 
 
 def test_hopelessness_is_seen_between_calls() -> None:
