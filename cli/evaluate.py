@@ -123,7 +123,7 @@ def _open_folder(out: Path, evaluation: Evaluation, pool: PoolSection, *, overwr
     """
     config = {
         "experiment": evaluation.model_dump(mode="json", exclude_none=True),
-        "pool": pool.model_dump(mode="json", exclude_none=True),
+        "pool": pool.recorded(),
         "software": _software(),
         "learned": {folder: _digest(Path(folder)) for folder in _learned(evaluation)},
     }

@@ -125,7 +125,7 @@ def run_experiment(
                 on_progress(before + num_calls)
 
             results.append(_run(variant, experiment, pool, requests, server_index, on_calls))
-    config = {"experiment": experiment.model_dump(mode="json"), "pool": pool.model_dump(mode="json")}
+    config = {"experiment": experiment.model_dump(mode="json"), "pool": pool.recorded()}
     for result in results:
         write_run(
             out if len(results) == 1 else out / result.variant.name,

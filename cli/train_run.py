@@ -44,7 +44,7 @@ def run_train(args: argparse.Namespace) -> int:
     trainer = Trainer(training, pool, outcomes, args.jobs, load_predictors(training.predictors, pool, outcomes))
     config = {
         "training": training.model_dump(mode="json", exclude_none=True),
-        "pool": pool.model_dump(mode="json", exclude_none=True),
+        "pool": pool.recorded(),
     }
     _open_folder(args.out, config, trainer, resume=args.resume, overwrite=args.overwrite)
     start, num_kept = time.perf_counter(), trainer.done

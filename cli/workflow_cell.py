@@ -92,8 +92,7 @@ class WorkflowCell:
         }
         return {
             "experiment": self.evaluation.model_dump(mode="json") | own,
-            # A server's environment may hold secrets.
-            "pool": self.world.pool.model_dump(mode="json", exclude={"servers": {"__all__": {"live": {"env"}}}}),
+            "pool": self.world.pool.recorded(),
             "run": run | more,
         }
 

@@ -175,7 +175,8 @@ class LiveSection(Section):
     cpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """CPUs that the server may run on, and no others (Linux); any by default."""
     extra_args: tuple[str, ...] = ()
-    """Further arguments of vLLM, after those that the sections say."""
+    """Further arguments of vLLM, after those that the sections say; not ``--api-key``, which would be recorded with the
+    results: set ``VLLM_API_KEY``, and ``api_key_env`` to that name."""
     env: dict[str, str] = Field(default_factory=dict)
     """Further environment variables of the server."""
 
@@ -186,8 +187,8 @@ class LiveSection(Section):
         if self.url is not None and "@" in self.url:
             raise ValueError("url: must not hold a password; api_key_env names the variable of an API key")
         if any(arg.split("=")[0].replace("_", "-") == "--api-key" for arg in self.extra_args):
-            # Run folders have the pool in their config.toml, without ``env``.
-            raise ValueError("extra_args: must not hold an API key; give it as VLLM_API_KEY in the environment")
+            # Results record the pool, but for ``env``.
+            raise ValueError("extra_args: must not hold an API key: set VLLM_API_KEY, and api_key_env to that name")
         to_start = ("vllm_python", "port", "device_ids", "cpus", "extra_args", "env")
         if self.url is not None and (given := [name for name in to_start if getattr(self, name)]):
             raise ValueError(f"{', '.join(given)}: no effect beside url")
@@ -282,6 +283,10 @@ class PoolSection(Section):
         if twice:
             raise ValueError(f"server names used more than once: {', '.join(twice)}")
         return self
+
+    def recorded(self) -> dict[str, Any]:
+        """As it stands in the ``config.toml`` of results: without the servers' environment, which may hold secrets."""
+        return self.model_dump(mode="json", exclude={"servers": {"__all__": {"live": {"env"}}}})
 
 
 _POOLS = resources.files("inframind.sim") / "data"

@@ -274,7 +274,9 @@ def test_mistakes_of_a_live_section(live: str, says: str, tmp_path: Path, capsys
     write_pool(tmp_path, [f"[servers.live]\n{live}", ""])
 
     assert replay(tmp_path, "--strict-lengths") == 2
-    assert says in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert says in told
+    assert "secret" not in told
 
 
 STAND_IN = """

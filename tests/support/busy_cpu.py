@@ -1,9 +1,10 @@
-"""Keeps a CPU busy at idle priority until it is stopped: every other process goes first, at once.
+"""Keeps a CPU busy until it is stopped (``kill``), at the lowest priority: what others do not use.
 
     for cpu in 0 1; do setsid python tests/support/busy_cpu.py $cpu & done
 
 A session of its own (``setsid``), since Linux shares CPUs out to sessions first where it groups by them (sched(7),
-autogroup): in one with others' processes, a third of the servers' time would go here.
+autogroup): in one with others' processes a third of the servers' time would go here, as one of the lowest weight it is
+a sixtieth.
 
 Where virtual CPUs share a processor, one is up to 1.7 times as fast while its neighbour sleeps, so what a step of a
 vLLM server costs there hangs on what other servers do at that moment. With no CPU ever asleep it does not

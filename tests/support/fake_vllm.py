@@ -199,8 +199,6 @@ class FakeVllm:
             self.most_running = max(self.most_running, self.running)
             self._steps[next(le for le in LENGTHS if float(le) >= prompt_tokens)] += 1
             await asyncio.sleep(behaviour.prefill_token_s * prompt_tokens)
-            if is_chat:
-                yield _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
             for index in range(number):
                 await asyncio.sleep(behaviour.step_s)
                 if fault == "stall":
@@ -212,6 +210,8 @@ class FakeVllm:
                 if fault == "error":
                     yield _event({"error": {"message": "it\nbroke", "code": 500}})
                     return
+                if is_chat and index == 0:
+                    yield _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
                 self.generated += 1
                 text = words[index] + (" " if is_chat and index < number - 1 else "")
                 yield _event(
