@@ -50,10 +50,10 @@ IMPUTATION_SCALES = (1.0, 0.7, 0.5)
 """Of a start, where the times of many requests are not known."""
 WIDE = (Region(0.3, 2.5), Region(0.1, 2.5))
 """The first search, from a start without the simulator."""
-CLOSE_RADIUS = 0.07
-"""Of the last search."""
+CLOSE_RADII = 0.2, 0.07
+"""Of the last search, which begins where the first, on parts of the logs, has ended."""
 MIN_CLOSE_RUNS, MAX_CLOSE_RUNS = 3.0, 10.0
-"""In its region, for each parameter: the shorter the logs, the more do the jumps of single requests matter."""
+"""In its last region, for each parameter: the shorter the logs, the more do the jumps of single requests matter."""
 CLOSE_WORK = 25_000.0
 """Requests, or as much work, of all runs in that region."""
 MIN_SHORT = 0.05
@@ -205,7 +205,8 @@ class _Fitting:
         close = self._close(objective, is_preempting=found.is_preempting)
         free = self._seen(found.parameters)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
-        solver.minimise([close])
+        first = Region(CLOSE_RADII[0], max(MIN_CLOSE_RUNS, close.runs / 2), is_anchored=True)
+        solver.minimise([first, close])
         unsure = solver.uncertainty(close)
         identified = unsure.is_identified.copy()
         if found.plain is not None and not identified[EXPERTS]:
@@ -242,12 +243,13 @@ class _Fitting:
         return seen
 
     def _coarse(self, logs: Sequence[MeasuredLog]) -> Objective:
-        return Objective(parts(logs, self.asked, COARSE_WORK), self.estimate, self._on_simulation)
+        work = parts(logs, self.asked, COARSE_WORK)
+        return Objective(work, self.estimate, self._on_simulation, counts_busy_time=False)
 
     def _close(self, objective: Objective, *, is_preempting: bool) -> Region:
         work = sum(float(work_of(log, self.asked, is_preempting=is_preempting).sum()) for log in objective.logs)
         runs = np.clip(CLOSE_WORK / work / len(PARAMETERS), MIN_CLOSE_RUNS, MAX_CLOSE_RUNS)
-        return Region(CLOSE_RADIUS, float(runs))
+        return Region(CLOSE_RADII[1], float(runs), is_anchored=True)
 
     def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> Floats:
         """A start for logs of which some requests have no times: they get simulated ones, over and over.

@@ -10,11 +10,15 @@ they came, in what was found there. For decisions of the scheduler make the time
 request jump as a parameter moves, here up and there down: its derivative is mostly noise, that of a mean is not. The
 means of TTFT, E2E and TPOT of a whole log, in seconds, are residuals too.
 
+So is how long the server was busy, from a request that finds it idle until all have ended, summed over stretches that
+follow each other. That is work done, whoever waited for whom: where it is a few per cent too short, times in a queue
+are short by several times as much, and these scatter.
+
 A model of a few parameters is good to a per cent or a few, so a group counts no more for having many requests. What
 the logs do not tell at this precision is held at usual values by a prior.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,12 +72,15 @@ these bounds it is what the present parameters leave, of TTFT, E2E and TPOT each
 explain (several engines, say) does not make TPOT count for less."""
 MEANS_ERROR_SHARE = 0.5
 """The same for the mean of a whole log, relative to that of groups."""
+BUSY_ERROR_SHARE = 0.25
+"""The same for the time in which the server was busy."""
 MIN_SCALE, MAX_SCALE = 0.01, 0.2
 """Bounds of a usual deviation."""
 STRAGGLER = 4.0
 """Deviations of so many scales do not count in the means of a log."""
 NUM_KINDS = 3
 """TTFT, E2E and TPOT."""
+E2E = 1
 GROUP = 15
 """Requests that are alike, at least."""
 MAX_GROUPS = 12
@@ -106,6 +113,8 @@ class Simulated:
 
     ttft_s: Floats
     e2e_s: Floats
+    arrival_s: Floats
+    """In a closed loop these, too, are simulated."""
 
     def tpot_s(self, output_tokens: Floats) -> Floats:
         """Mean time for each token after the first; NaN for one token."""
@@ -253,6 +262,39 @@ def _soft(deviations: Floats, scale: float) -> Floats:
     return np.asarray(2 * (np.sqrt(1 + (deviations / scale) ** 2) - 1))
 
 
+class BusyTimes:
+    """How long one server was busy, by groups of stretches of work that follow each other.
+
+    Stretches in which some request has no times are left out: nobody knows when they ended.
+    """
+
+    def __init__(self, log: MeasuredLog) -> None:
+        self._starts = idle_starts(log)
+        sizes = np.diff(self._starts, append=len(log.requests))
+        lengths = self._lengths(log.times.arrival_s, log.times.e2e_s)
+        self._is_known = np.isfinite(lengths)
+        known_sizes = sizes[self._is_known]
+        # Each begins as soon as the one before has requests enough.
+        begun = (np.cumsum(known_sizes) - known_sizes) // GROUP
+        self._groups = np.unique(begun, return_inverse=True)[1]
+        self.sizes = np.bincount(self._groups, known_sizes)
+        """Requests of each group."""
+        middles = np.bincount(self._groups, known_sizes * (self._starts[self._is_known] + known_sizes / 2))
+        self.places = middles / np.maximum(self.sizes * len(log.requests), 1)
+        """Where each group lies in the log, from 0 to 1."""
+        self.measured_s = np.bincount(self._groups, lengths[self._is_known])
+
+    def _lengths(self, arrival_s: Floats, e2e_s: Floats) -> Floats:
+        ends = np.maximum.reduceat(arrival_s + e2e_s, self._starts)
+        return np.asarray(ends - np.minimum.reduceat(arrival_s, self._starts))
+
+    def deviations(self, simulated: Simulated) -> Floats:
+        """Relative ones of each group."""
+        lengths = self._lengths(simulated.arrival_s, simulated.e2e_s)[self._is_known]
+        seconds = np.bincount(self._groups, lengths)
+        return np.where(np.isnan(seconds), NOT_SERVED, seconds / self.measured_s - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Errors:
     """How far off is usual, relative to what was measured."""
@@ -274,10 +316,17 @@ class Objective:
         What the logs show without a simulator: the scale of the parameters.
     on_simulation
         Called after each replay of a log.
+    counts_busy_time
+        Whether that is among the residuals: where step times that are wrong in kind may be compared, it is not.
     """
 
     def __init__(
-        self, logs: Sequence[MeasuredLog], estimate: StepEstimate, on_simulation: Callable[[], None] = lambda: None
+        self,
+        logs: Sequence[MeasuredLog],
+        estimate: StepEstimate,
+        on_simulation: Callable[[], None] = lambda: None,
+        *,
+        counts_busy_time: bool = True,
     ) -> None:
         self.logs = logs
         self.units = np.array(
@@ -306,6 +355,8 @@ class Objective:
         """Of TTFT, E2E and TPOT of the first log, and so on."""
         self._weights = [np.ones(groups.shape[1]) for groups in self._groups]
         self._is_usual = [np.ones(groups.shape[1], dtype=bool) for groups in self._groups]
+        self._busy = [BusyTimes(log) for log in logs] if counts_busy_time else []
+        self._busy_weights = [np.ones(len(busy.sizes)) for busy in self._busy]
         self._on_simulation = on_simulation
 
     def simulate(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
@@ -317,19 +368,19 @@ class Objective:
             calls = run_log(options, requests, client_s=client_s, is_preempting=self._is_preempting[i]).calls
             self._is_preempting[i] = bool(calls["num_preemptions"].any())
             self._on_simulation()
-            simulated.append(Simulated(*client_times(calls, client_s)))
+            simulated.append(Simulated(*client_times(calls, client_s), calls["arrival_s"].to_numpy()))
         return simulated
 
-    def averaged(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
+    def averaged(self, options: ServerOptions, parameters: Floats, num: int = NUM_AVERAGED) -> list[Simulated]:
         """The mean of a few replays, a hair's breadth apart: single times jump, most of all on one of several engines.
 
         Which of them a request goes to hangs on the last decision; so of two candidates either may win a single replay.
         """
         random = np.random.default_rng(0)
-        factors = 1 + HAIR * random.standard_normal((NUM_AVERAGED, len(parameters)))
+        factors = 1 + HAIR * random.standard_normal((num, len(parameters)))
         runs = [self.simulate(options, parameters * factor) for factor in factors]
         return [
-            Simulated(np.mean([log.ttft_s for log in each], axis=0), np.mean([log.e2e_s for log in each], axis=0))
+            Simulated(*(np.mean([getattr(log, name) for log in each], axis=0) for name in Simulated.__slots__))
             for each in zip(*runs, strict=True)
         ]
 
@@ -364,6 +415,10 @@ class Objective:
         found = self.deviations(simulated)
         for kind in range(NUM_KINDS):
             self._reweigh_kind(kind, found)
+        scale = self._errors[E2E].scale
+        self._busy_weights = [
+            _soft_weights(busy.deviations(ours), scale) for busy, ours in zip(self._busy, simulated, strict=False)
+        ]
 
     def _reweigh_kind(self, kind: int, deviations: Sequence[Floats]) -> None:
         """Likewise of TTFT, E2E or TPOT, in all logs together."""
@@ -416,7 +471,16 @@ class Objective:
             blocks.append(
                 seconds[np.newaxis] / np.sqrt(errors.scale**2 / size + (MEANS_ERROR_SHARE * errors.model) ** 2)
             )
-        return np.concatenate(blocks)
+        return np.concatenate([*blocks, *self._busy_by_stretch(simulated, num, columns)])
+
+    def _busy_by_stretch(self, simulated: Sequence[Simulated], num: int, columns: int) -> Iterator[Floats]:
+        errors = self._errors[E2E]
+        for i, (busy, weights, ours) in enumerate(zip(self._busy, self._busy_weights, simulated, strict=False)):
+            scatter = np.sqrt(errors.scale**2 / busy.sizes + (BUSY_ERROR_SHARE * errors.model) ** 2)
+            block = np.zeros((len(weights), columns))
+            stretch = (busy.places * num).astype(int) + (0 if num == 1 else i * num)
+            block[np.arange(len(weights)), stretch] = np.sqrt(weights) * busy.deviations(ours) / scatter
+            yield block
 
     def prior(self, parameters: Floats) -> Floats:
         """How far each parameter is from what is usual, relative to how far that itself is known."""

@@ -12,6 +12,7 @@ the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solve
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,17 @@ from scipy.optimize import least_squares
 
 from inframind.sim import ServerOptions
 
-from .fit_objective import OVERLAP, Objective, Simulated, moved_as_usual
+from .fit_objective import NUM_AVERAGED, OVERLAP, Objective, Simulated, moved_as_usual
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MAX_MOVES = 6
 """In one region."""
-GROWTH = 1.5
-"""Of a region's radius, after a move to its edge."""
+GROWTH, SHRINKAGE = 1.5, 0.5
+"""Of a region's radius, after a move to its edge, and after one that was none for the better."""
+SMALLEST_RADIUS = 0.2
+"""To which the last region may shrink, relative to what it began with."""
 MAX_RADIUS, MAX_REACH = 0.4, 0.7
 REACH = 3.0
 """A move goes so many radii far at most: slopes that an average of jumps has shown hold beyond it."""
@@ -57,6 +60,10 @@ class Region:
     """Relative to the size of a parameter, at first."""
     runs: float
     """Runs in it, for each free parameter."""
+    is_anchored: bool = False
+    """Whether the model goes through the mean of replays at its center, and the region shrinks after a move that was
+    none for the better. Curved residuals take the mean of many runs around a center off what they are at it, so
+    without, good moves are refused; but the replays cost as much as half of the runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +146,35 @@ class Solver:
     def minimise(self, regions: Sequence[Region]) -> Floats:
         """Search in one region after the other; returns all parameters, in the order of `PARAMETERS`."""
         center = self.best.z
-        for region in regions:
-            center = self._settle(center, region)
+        for region, following in zip_longest(regions, regions[1:]):
+            smallest = following.radius if following else SMALLEST_RADIUS * region.radius
+            center = self._settle(center, region, smallest)
         self.best = self._run(center)
         self._objective.reweigh(self.best.simulated)
         return self.best.parameters
 
-    def _settle(self, center: Floats, region: Region) -> Floats:
-        """Where the model of a region that moves as far as it pays has its minimum."""
-        radius = region.radius
+    def _settle(self, center: Floats, region: Region, smallest: float) -> Floats:
+        """Where the model of a region that moves as far as it pays has its minimum.
+
+        ``smallest`` is the radius that it may shrink to: there the next one begins.
+        """
+        radius, is_anchored = region.radius, region.is_anchored
         num = int(np.ceil(region.runs * len(center)))
         self._objective.reweigh(min(self._runs, key=lambda run: self._distance(run.z, center)).simulated)
-        model = self._sampled(center, radius, num)
+        model = self._sampled(center, radius, num, is_anchored=is_anchored)
         for _ in range(MAX_MOVES):
             step = self._step(model, radius)
             if model.cost_after(step) > (1 - GAIN) * model.cost:
                 break
-            moved = self._sampled(model.center + step, radius, num)
+            moved = self._sampled(model.center + step, radius, num, is_anchored=is_anchored)
             if moved.cost > model.cost:
-                return model.center
+                if not is_anchored:
+                    return model.center
+                radius *= SHRINKAGE
+                if radius < smallest:
+                    break
+                model = self._sampled(model.center, radius, num, is_anchored=True)
+                continue
             if self._distance(moved.center, model.center) > AT_EDGE * REACH * radius:
                 radius = min(GROWTH * radius, MAX_RADIUS)
             model = moved
@@ -178,15 +195,16 @@ class Solver:
         a usual step for what it adds to one.
         """
         objective = self._objective
-        model = self._sampled(self.best.z, region.radius, int(np.ceil(region.runs * len(self.best.z))))
+        num = int(np.ceil(region.runs * len(self.best.z)))
+        model = self._sampled(self.best.z, region.radius, num, is_anchored=True)
         data, all_slopes = model.jacobian, model.slopes(np.zeros(len(model.center)))
         inverse = np.linalg.pinv(all_slopes.T @ all_slopes, rcond=1e-12)
         scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
         scores -= scores.mean(axis=1, keepdims=True)
-        num = scores.shape[1]
-        meat = num / (num - 1) * scores @ scores.T + (data.T * model.jumps) @ data
+        columns = scores.shape[1]
+        meat = columns / (columns - 1) * scores @ scores.T + (data.T * model.jumps) @ data
         variance = np.maximum(np.diag(inverse @ meat @ inverse), np.diag(inverse))
-        variance += self._search_variance(model.center, region.radius)
+        variance += self._search_variance(model.center, region.radius, num)
         variance += self._tied_variance(inverse @ data.T)
 
         # Without the prior: a ridge far below any information stands in for what has none at all.
@@ -201,11 +219,11 @@ class Solver:
         is_identified[self._free] = bare_error <= enough
         return Uncertainty(std_errors, is_identified)
 
-    def _search_variance(self, center: Floats, radius: float) -> Floats:
-        runs = self._near(center, radius)
+    def _search_variance(self, center: Floats, radius: float, num: int) -> Floats:
+        runs, here = self._near(center, radius), self._averaged(center, num // 2)
         found = []
         for fold in range(NUM_FOLDS):
-            model = self._model(center, [run for i, run in enumerate(runs) if i % NUM_FOLDS != fold])
+            model = self._model(center, here, [run for i, run in enumerate(runs) if i % NUM_FOLDS != fold])
             found.append(self._step(model, radius))
         return np.asarray((NUM_FOLDS - 1) * np.var(found, axis=0))
 
@@ -238,7 +256,7 @@ class Solver:
         ).x
         return np.asarray(np.clip(step, low, high))
 
-    def _sampled(self, center: Floats, radius: float, num: int) -> _Model:
+    def _sampled(self, center: Floats, radius: float, num: int, *, is_anchored: bool) -> _Model:
         """A model of a region, with runs at random places of it until it has so many."""
         for _ in range(num - len(self._near(center, radius))):
             signs = self._random.choice((-1.0, 1.0), len(center))
@@ -246,16 +264,28 @@ class Solver:
             # At a bound, the other direction is as good.
             outside = (center + move < 0) | (center + move > self._upper)
             self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
-        return self._model(center, self._near(center, radius))
+        here = self._averaged(center, num // 2) if is_anchored else None
+        return self._model(center, here, self._near(center, radius))
 
-    def _model(self, center: Floats, runs: Sequence[Run]) -> _Model:
+    def _averaged(self, z: Floats, num: int) -> Sequence[Simulated]:
+        return self._objective.averaged(self._options, self._parameters(z), max(num, NUM_AVERAGED))
+
+    def _model(self, center: Floats, here: Sequence[Simulated] | None, runs: Sequence[Run]) -> _Model:
+        """``here`` is what is simulated at the center; without, the runs tell that too."""
         sizes = self._sizes(center)
-        moves = np.array([(run.z - center) / sizes for run in runs])
-        rows = np.column_stack([np.ones(len(runs)), moves])
+        rows = np.array([(run.z - center) / sizes for run in runs])
         values = np.array([self._objective.data_residuals(run.simulated) for run in runs])
-        solution = np.linalg.lstsq(rows, values, rcond=None)[0]
+        if here is None:
+            rows = np.column_stack([rows, np.ones(len(runs))])
+            solution = np.linalg.lstsq(rows, values, rcond=None)[0]
+            residuals = solution[-1]
+        else:
+            residuals = self._objective.data_residuals(here)
+            values -= residuals
+            solution = np.linalg.lstsq(rows, values, rcond=None)[0]
         jumps = ((values - rows @ solution) ** 2).sum(axis=0) / max(1, len(runs) - rows.shape[1])
-        return _Model(center, solution[0], (solution[1:] / sizes[:, np.newaxis]).T, jumps, self._prior)
+        slopes = (solution[: len(center)] / sizes[:, np.newaxis]).T
+        return _Model(center, residuals, slopes, jumps, self._prior)
 
     def _near(self, center: Floats, radius: float) -> list[Run]:
         return [run for run in self._runs if self._distance(run.z, center) <= NEAR * radius]

@@ -8,6 +8,7 @@ import pytest
 
 from inframind.calibration.fit_objective import (
     NUM_KINDS,
+    BusyTimes,
     Floats,
     MeasuredLog,
     Objective,
@@ -77,6 +78,25 @@ def test_something_of_every_log_is_left() -> None:
     assert len(part(log([0.1 * i for i in range(30)], [9.0] * 30), np.ones(30), 0.01).requests) == 16
 
 
+def test_a_server_is_busy_from_a_request_that_finds_it_idle_until_all_have_ended() -> None:
+    """Sixteen times two requests: 6 s from the first to the end of the second, which is simulated 0.6 s longer."""
+    arrival_s = [10.0 * i + second for i in range(16) for second in (0.0, 1.0)]
+    e2e_s = np.array([4.0, 5.0] * 16)
+    busy = BusyTimes(log(arrival_s, e2e_s.tolist()))
+    ours = Simulated(e2e_s / 2, e2e_s + [0.0, 0.6] * 16, np.array(arrival_s))
+
+    assert busy.sizes.tolist() == [16, 14, 2]
+    assert busy.measured_s.tolist() == [8 * 6.0, 7 * 6.0, 6.0]
+    assert busy.deviations(ours) == pytest.approx([0.1] * 3)
+
+
+def test_a_stretch_of_which_not_all_is_known_tells_no_busy_time() -> None:
+    busy = BusyTimes(log([0, 1, 10, 11], [4, 5, 4, math.nan]))
+
+    assert busy.measured_s.tolist() == [6.0]
+    assert busy.deviations(Simulated(np.ones(4), np.array([4.0, 8, 1, 1]), np.array([0.0, 1, 10, 11]))) == [0.5]
+
+
 def test_a_ttft_that_scatters_takes_no_weight_from_tpot() -> None:
     """All tokens come 3 % late; the first ones come when they should, or anyhow."""
     whole = log([10.0 * i for i in range(60)], [2.0] * 60, output_tokens=11)
@@ -84,9 +104,10 @@ def test_a_ttft_that_scatters_takes_no_weight_from_tpot() -> None:
     decoding_s = 1.03 * (whole.times.e2e_s - whole.times.ttft_s)
 
     def tpot_residuals(ttft_s: Floats) -> Floats:
-        ours = [Simulated(ttft_s, ttft_s + decoding_s)]
+        ours = [Simulated(ttft_s, ttft_s + decoding_s, whole.times.arrival_s)]
         objective.reweigh(ours)
-        _, _, tpot = np.split(objective.data_residuals(ours), NUM_KINDS)
+        of_requests = objective.data_residuals(ours)[: -len(BusyTimes(whole).sizes)]
+        _, _, tpot = np.split(of_requests, NUM_KINDS)
         return tpot
 
     exact = tpot_residuals(whole.times.ttft_s)

@@ -36,6 +36,9 @@ class StepsAlone(Objective):
     def simulate(self, options: Any, parameters: Floats) -> Any:
         return parameters
 
+    def averaged(self, options: Any, parameters: Floats, num: int = 0) -> Any:
+        return parameters
+
     def reweigh(self, simulated: Any) -> None:
         pass
 

@@ -84,6 +84,6 @@ def real_server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def profile_log(real_server: VllmServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short profile of that server."""
     folder = tmp_path_factory.mktemp("profile") / "log"
-    command = ["calibrate", "profile", real_server.url, "-o", str(folder), "--minutes", "1.2"]
+    command = ["calibrate", "profile", real_server.url, "-o", str(folder), "--minutes", "4"]
     assert main([*command, "--no-async-scheduling", "--max-num-batched-tokens", "2048"]) == 0
     return folder

@@ -1,7 +1,7 @@
 """Profile, fit, predict: a real vLLM server under loads that it was not profiled with. ``make test-live``.
 
-The limits are wide, since a minute of profile on a machine of two cores says no more; docs/calibrating.md has what
-eight minutes come to. Each load is measured twice: where a prediction is beyond its limits, and the two differ by more
+The limits are wide, since four minutes of profile on a machine of two cores say no more; docs/calibrating.md has what
+longer ones come to. Each load is measured twice: where a prediction is beyond its limits, and the two differ by more
 than half a limit, the machine is too unsteady to tell a right server from a wrong one. The test then skips, and says so
 with the numbers. That a step time which is off by 30 % does not pass is shown on a recorded server, in
 tests/calibration/test_recorded_server.py.
