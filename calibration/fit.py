@@ -206,7 +206,8 @@ class _Fitting:
         free = self._seen(found.parameters)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
         first = Region(CLOSE_RADII[0], max(MIN_CLOSE_RUNS, close.runs / 2), is_anchored=True)
-        solver.minimise([first, close])
+        # Of experts the wide search finds other mixtures that do as well; the first search has told them apart.
+        solver.minimise([close] if free[EXPERTS] else [first, close])
         unsure = solver.uncertainty(close)
         identified = unsure.is_identified.copy()
         if found.plain is not None and not identified[EXPERTS]:
