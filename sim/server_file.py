@@ -286,7 +286,7 @@ class PoolSection(Section):
 
     def recorded(self) -> dict[str, Any]:
         """As it stands in the ``config.toml`` of results: without the servers' environment, which may hold secrets."""
-        return self.model_dump(mode="json", exclude={"servers": {"__all__": {"live": {"env"}}}})
+        return self.model_dump(mode="json", exclude_none=True, exclude={"servers": {"__all__": {"live": {"env"}}}})
 
 
 _POOLS = resources.files("inframind.sim") / "data"
