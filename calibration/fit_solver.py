@@ -204,7 +204,7 @@ class Solver:
         columns = scores.shape[1]
         meat = columns / (columns - 1) * scores @ scores.T + (data.T * model.jumps) @ data
         variance = np.maximum(np.diag(inverse @ meat @ inverse), np.diag(inverse))
-        variance += self._search_variance(model.center, region.radius, num)
+        variance += self._search_variance(model, region.radius)
         variance += self._tied_variance(inverse @ data.T)
 
         # Without the prior: a ridge far below any information stands in for what has none at all.
@@ -219,12 +219,12 @@ class Solver:
         is_identified[self._free] = bare_error <= enough
         return Uncertainty(std_errors, is_identified)
 
-    def _search_variance(self, center: Floats, radius: float, num: int) -> Floats:
-        runs, here = self._near(center, radius), self._averaged(center, num // 2)
+    def _search_variance(self, model: _Model, radius: float) -> Floats:
+        runs = self._near(model.center, radius)
         found = []
         for fold in range(NUM_FOLDS):
-            model = self._model(center, here, [run for i, run in enumerate(runs) if i % NUM_FOLDS != fold])
-            found.append(self._step(model, radius))
+            others = [run for i, run in enumerate(runs) if i % NUM_FOLDS != fold]
+            found.append(self._step(self._model(model.center, model.residuals, others), radius))
         return np.asarray((NUM_FOLDS - 1) * np.var(found, axis=0))
 
     def _tied_variance(self, response: Floats) -> Floats:
@@ -264,24 +264,25 @@ class Solver:
             # At a bound, the other direction is as good.
             outside = (center + move < 0) | (center + move > self._upper)
             self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
-        here = self._averaged(center, num // 2) if is_anchored else None
-        return self._model(center, here, self._near(center, radius))
+        residuals = self._averaged(center, num // 2) if is_anchored else None
+        return self._model(center, residuals, self._near(center, radius))
 
-    def _averaged(self, z: Floats, num: int) -> Sequence[Simulated]:
-        return self._objective.averaged(self._options, self._parameters(z), max(num, NUM_AVERAGED))
+    def _averaged(self, z: Floats, num: int) -> Floats:
+        """Residuals at a place, of the mean of so many replays."""
+        simulated = self._objective.averaged(self._options, self._parameters(z), max(num, NUM_AVERAGED))
+        return self._objective.data_residuals(simulated)
 
-    def _model(self, center: Floats, here: Sequence[Simulated] | None, runs: Sequence[Run]) -> _Model:
-        """``here`` is what is simulated at the center; without, the runs tell that too."""
+    def _model(self, center: Floats, residuals: Floats | None, runs: Sequence[Run]) -> _Model:
+        """``residuals`` are those at the center; without, the runs tell them too."""
         sizes = self._sizes(center)
         rows = np.array([(run.z - center) / sizes for run in runs])
         values = np.array([self._objective.data_residuals(run.simulated) for run in runs])
-        if here is None:
+        if residuals is None:
             rows = np.column_stack([rows, np.ones(len(runs))])
             solution = np.linalg.lstsq(rows, values, rcond=None)[0]
             residuals = solution[-1]
         else:
-            residuals = self._objective.data_residuals(here)
-            values -= residuals
+            values = values - residuals
             solution = np.linalg.lstsq(rows, values, rcond=None)[0]
         jumps = ((values - rows @ solution) ** 2).sum(axis=0) / max(1, len(runs) - rows.shape[1])
         slopes = (solution[: len(center)] / sizes[:, np.newaxis]).T
