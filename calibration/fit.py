@@ -7,6 +7,7 @@ comes out, with standard errors and what the logs do not tell (`fit_result`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -177,24 +178,21 @@ class _Fitting:
     def _coarsely(self, assumed: Completed) -> Candidate:
         """A close start, on parts of the logs, and what is left open: limits, lockstep, continuation, scheduling.
 
-        What is simpler comes first, and what is richer must beat it.
+        Each way has a search of its own. What is simpler comes first, and what is richer must beat it.
         """
-        found = self._try(self.logs, assumed)
-        if assumed.tries_moe:
-            # Before a continuation, which would explain what the wrong one does not.
-            found = self._in_lockstep(found)
+        ways = [(self.logs, False)]
         if any(may_go_on(log) for log in self.logs):
-            longer = [continued(log) if may_go_on(log) else log for log in self.logs]
-            assumed = replace(assumed, is_moe=found.completed.is_moe)
-            found = self._if_clearly_better(self._try(longer, assumed, is_continued=True), found)
+            ways.append(([continued(log) if may_go_on(log) else log for log in self.logs], True))
+        candidates = (
+            self._better_scheduled(self._try(logs, replace(assumed, is_moe=is_moe), is_continued=is_continued))
+            for logs, is_continued in ways
+            for is_moe in ((False, True) if assumed.tries_moe else (assumed.is_moe,))
+        )
+        found = reduce(self._if_clearly_better, candidates)
         if assumed.tries_moe:
-            if found.is_continued and not found.completed.is_moe:
-                found = self._in_lockstep(found)
             told = "true, the logs speak" if found.completed.is_moe else "false, the logs do not speak"
             told = f"is_moe is not given: {told} for engines that step together"
             found = replace(found, completed=found.completed.with_remark(told))
-        if assumed.tries_async:
-            found = self._better_way(found)
         return self._with_experts(found)
 
     def _closely(self, found: Candidate) -> "_Close":
@@ -205,7 +203,7 @@ class _Fitting:
         close = self._close(objective, is_preempting=found.is_preempting)
         free = self._seen(found.parameters)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
-        first = Region(CLOSE_RADII[0], max(MIN_CLOSE_RUNS, close.runs / 2), is_anchored=True)
+        first = Region(CLOSE_RADII[0], max(MIN_CLOSE_RUNS, close.runs / 2))
         # Of experts the wide search finds other mixtures that do as well; the first search has told them apart.
         solver.minimise([close] if free[EXPERTS] else [first, close])
         unsure = solver.uncertainty(close)
@@ -250,7 +248,7 @@ class _Fitting:
     def _close(self, objective: Objective, *, is_preempting: bool) -> Region:
         work = sum(float(work_of(log, self.asked, is_preempting=is_preempting).sum()) for log in objective.logs)
         runs = np.clip(CLOSE_WORK / work / len(PARAMETERS), MIN_CLOSE_RUNS, MAX_CLOSE_RUNS)
-        return Region(CLOSE_RADII[1], float(runs), is_anchored=True)
+        return Region(CLOSE_RADII[1], float(runs))
 
     def _imputed(self, coarse: Objective, assumed: Completed, start: Floats) -> Floats:
         """A start for logs of which some requests have no times: they get simulated ones, over and over.
@@ -282,7 +280,7 @@ class _Fitting:
         coarse = self._coarse(found.logs)
         return self._solved(found.logs, coarse, completed, start, is_continued=found.is_continued)
 
-    def _if_clearly_better(self, richer: Candidate, found: Candidate) -> Candidate:
+    def _if_clearly_better(self, found: Candidate, richer: Candidate) -> Candidate:
         """The richer model if the logs speak for it, even if what there is begins anew where that has ended: a search
         that got stuck is no evidence."""
         if not richer.is_clearly_better_than(found):
@@ -298,13 +296,10 @@ class _Fitting:
         plain[[EXPERTS, EXPERT_TOKENS]] = 0.0, USUAL_EXPERT_TOKENS
         return plain
 
-    def _in_lockstep(self, found: Candidate) -> Candidate:
-        """Several engines that step together, where it is not given and the logs speak for it."""
-        other = self._otherwise(found, replace(found.completed, is_moe=True), found.start)
-        return self._if_clearly_better(other, found)
-
-    def _better_way(self, found: Candidate) -> Candidate:
+    def _better_scheduled(self, found: Candidate) -> Candidate:
         """Asynchronous scheduling or not, where it is not given: vLLM's default, unless the logs speak against it."""
+        if not found.completed.tries_async:
+            return found
         scheduler = found.completed.scheduler.model_copy(update={"async_scheduling": False})
         other = self._otherwise(found, replace(found.completed, scheduler=scheduler), found.start)
         best, worse, word = (other, found, "false") if other.loss < CLEARLY * found.loss else (found, other, "true")
@@ -323,7 +318,7 @@ class _Fitting:
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]
         other = self._otherwise(found, found.completed, start)
-        best = self._if_clearly_better(other, found)
+        best = self._if_clearly_better(found, other)
         if best is not other:
             return best
         told = (

@@ -262,6 +262,10 @@ def _soft(deviations: Floats, scale: float) -> Floats:
     return np.asarray(2 * (np.sqrt(1 + (deviations / scale) ** 2) - 1))
 
 
+HEAVY=lambda x: x
+def CAUCHY(x): return np.sign(x)*np.sqrt(np.log1p(x**2))
+def SOFT(x): return np.sign(x)*np.sqrt(2*(np.sqrt(1+x**2)-1))
+
 class BusyTimes:
     """How long one server was busy, by groups of stretches of work that follow each other.
 
@@ -486,7 +490,7 @@ class Objective:
         """How far each parameter is from what is usual, relative to how far that itself is known."""
         sizes = usual(parameters)
         some_experts = SOME_EXPERTS * parameters[FIXED] + 1e-30
-        return np.array(
+        off = np.array(
             [
                 *(_times_usual(parameters[i], sizes[i]) for i in (PREFILL, DECODE, CONTEXT, PAIR)),
                 (parameters[OVERLAP] - USUAL_OVERLAP) / OVERLAP_SPREAD,
@@ -495,6 +499,7 @@ class Objective:
                 parameters[CLIENT] / self._step_s,
             ]
         )
+        return HEAVY(off)
 
     @property
     def is_preempting(self) -> bool:

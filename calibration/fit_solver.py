@@ -60,15 +60,11 @@ class Region:
     """Relative to the size of a parameter, at first."""
     runs: float
     """Runs in it, for each free parameter."""
-    is_anchored: bool = False
-    """Whether the model goes through the mean of replays at its center, and the region shrinks after a move that was
-    none for the better. Curved residuals take the mean of many runs around a center off what they are at it, so
-    without, good moves are refused; but the replays cost as much as half of the runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of the simulator."""
+    """One run of the simulator, or the mean of a few."""
 
     z: Floats
     """Free parameters in their units."""
@@ -140,8 +136,7 @@ class Solver:
         self._upper = np.where(self._is_overlap, MAX_OVERLAP, np.inf)
         self._runs: list[Run] = []
         self.best = self._run(np.clip((start / objective.units)[free], 0.0, self._upper))
-        """The run at the minimum that was found."""
-        objective.reweigh(self.best.simulated)
+        """Replays at the minimum that was found."""
 
     def minimise(self, regions: Sequence[Region]) -> Floats:
         """Search in one region after the other; returns all parameters, in the order of `PARAMETERS`."""
@@ -149,7 +144,7 @@ class Solver:
         for region, following in zip_longest(regions, regions[1:]):
             smallest = following.radius if following else SMALLEST_RADIUS * region.radius
             center = self._settle(center, region, smallest)
-        self.best = self._run(center)
+        self.best = self._averaged(center, NUM_AVERAGED)
         self._objective.reweigh(self.best.simulated)
         return self.best.parameters
 
@@ -158,27 +153,26 @@ class Solver:
 
         ``smallest`` is the radius that it may shrink to: there the next one begins.
         """
-        radius, is_anchored = region.radius, region.is_anchored
-        num = int(np.ceil(region.runs * len(center)))
-        self._objective.reweigh(min(self._runs, key=lambda run: self._distance(run.z, center)).simulated)
-        model = self._sampled(center, radius, num, is_anchored=is_anchored)
+        radius, num = region.radius, int(np.ceil(region.runs * len(center)))
+        here = self._averaged(center, num // 2)
+        self._objective.reweigh(here.simulated)
+        model = self._sampled(here, radius, num)
         for _ in range(MAX_MOVES):
             step = self._step(model, radius)
             if model.cost_after(step) > (1 - GAIN) * model.cost:
                 break
-            moved = self._sampled(model.center + step, radius, num, is_anchored=is_anchored)
+            there = self._averaged(here.z + step, num // 2)
+            moved = self._sampled(there, radius, num)
             if moved.cost > model.cost:
-                if not is_anchored:
-                    return model.center
                 radius *= SHRINKAGE
                 if radius < smallest:
                     break
-                model = self._sampled(model.center, radius, num, is_anchored=True)
+                model = self._sampled(here, radius, num)
                 continue
-            if self._distance(moved.center, model.center) > AT_EDGE * REACH * radius:
+            if self._distance(there.z, here.z) > AT_EDGE * REACH * radius:
                 radius = min(GROWTH * radius, MAX_RADIUS)
-            model = moved
-        return model.center + self._step(model, radius)
+            here, model = there, moved
+        return here.z + self._step(model, radius)
 
     def uncertainty(self, region: Region) -> Uncertainty:
         """Standard errors from the slopes of the model, with residuals that are alike in a stretch of time as one.
@@ -196,7 +190,7 @@ class Solver:
         """
         objective = self._objective
         num = int(np.ceil(region.runs * len(self.best.z)))
-        model = self._sampled(self.best.z, region.radius, num, is_anchored=True)
+        model = self._sampled(self._averaged(self.best.z, num // 2), region.radius, num)
         data, all_slopes = model.jacobian, model.slopes(np.zeros(len(model.center)))
         inverse = np.linalg.pinv(all_slopes.T @ all_slopes, rcond=1e-12)
         scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
@@ -256,37 +250,31 @@ class Solver:
         ).x
         return np.asarray(np.clip(step, low, high))
 
-    def _sampled(self, center: Floats, radius: float, num: int, *, is_anchored: bool) -> _Model:
-        """A model of a region, with runs at random places of it until it has so many."""
+    def _sampled(self, here: Run, radius: float, num: int) -> _Model:
+        """A model of the region around it, with runs at random places of it until it has so many."""
+        center = here.z
         for _ in range(num - len(self._near(center, radius))):
             signs = self._random.choice((-1.0, 1.0), len(center))
             move = signs * self._random.uniform(0.3, 1.0, len(center)) * radius * self._sizes(center)
             # At a bound, the other direction is as good.
             outside = (center + move < 0) | (center + move > self._upper)
             self._run(np.clip(center + np.where(outside, -move, move), 0.0, self._upper))
-        residuals = self._averaged(center, num // 2) if is_anchored else None
+        residuals = self._objective.data_residuals(here.simulated)
         return self._model(center, residuals, self._near(center, radius))
 
-    def _averaged(self, z: Floats, num: int) -> Floats:
-        """Residuals at a place, of the mean of so many replays."""
-        simulated = self._objective.averaged(self._options, self._parameters(z), max(num, NUM_AVERAGED))
-        return self._objective.data_residuals(simulated)
+    def _averaged(self, z: Floats, num: int) -> Run:
+        """The mean of so many replays, or a few more."""
+        parameters = self._parameters(z)
+        return Run(z, parameters, self._objective.averaged(self._options, parameters, max(num, NUM_AVERAGED)))
 
-    def _model(self, center: Floats, residuals: Floats | None, runs: Sequence[Run]) -> _Model:
-        """``residuals`` are those at the center; without, the runs tell them too."""
+    def _model(self, center: Floats, residuals: Floats, runs: Sequence[Run]) -> _Model:
+        """The slopes that runs around a center show; ``residuals`` are those at it."""
         sizes = self._sizes(center)
         rows = np.array([(run.z - center) / sizes for run in runs])
-        values = np.array([self._objective.data_residuals(run.simulated) for run in runs])
-        if residuals is None:
-            rows = np.column_stack([rows, np.ones(len(runs))])
-            solution = np.linalg.lstsq(rows, values, rcond=None)[0]
-            residuals = solution[-1]
-        else:
-            values = values - residuals
-            solution = np.linalg.lstsq(rows, values, rcond=None)[0]
+        values = np.array([self._objective.data_residuals(run.simulated) for run in runs]) - residuals
+        solution = np.linalg.lstsq(rows, values, rcond=None)[0]
         jumps = ((values - rows @ solution) ** 2).sum(axis=0) / max(1, len(runs) - rows.shape[1])
-        slopes = (solution[: len(center)] / sizes[:, np.newaxis]).T
-        return _Model(center, residuals, slopes, jumps, self._prior)
+        return _Model(center, residuals, (solution / sizes[:, np.newaxis]).T, jumps, self._prior)
 
     def _near(self, center: Floats, radius: float) -> list[Run]:
         return [run for run in self._runs if self._distance(run.z, center) <= NEAR * radius]
