@@ -49,7 +49,7 @@ Bools = NDArray[np.bool_]
 
 IMPUTATION_SCALES = (1.0, 0.7, 0.5)
 """Of a start, where the times of many requests are not known."""
-WIDE = (Region(0.3, 2.5), Region(0.1, 2.5))
+WIDE = (Region(0.3, 2.5), Region(0.1, 2.5), Region(0.04, 5.0))
 """The first search, from a start without the simulator."""
 CLOSE_RADII = 0.2, 0.07
 """Of the last search, which begins where the first, on parts of the logs, has ended."""
@@ -65,6 +65,9 @@ EXPLAINED = 0.3
 """Loss of requests that are off by 3 %: little is left to explain."""
 EXPERTS_SHARE = 0.5
 """Of a step's fixed time, where a search for experts begins."""
+AS_GOOD = 1.1
+"""Ratio of the losses with and without a continuation up to which it is taken. Of complete logs it was 1.2 or more, of
+cut ones 1.06 or less (public runs and simulated ones, whole and in halves)."""
 CLEARLY = 0.97
 """Ratio of two losses from which on the difference says something."""
 MOSTLY = 0.95
@@ -176,24 +179,28 @@ class _Fitting:
     # Stages.
 
     def _coarsely(self, assumed: Completed) -> Candidate:
-        """A close start, on parts of the logs, and what is left open: limits, lockstep, continuation, scheduling.
+        """A close start, on parts of the logs, and what is left open: limits, lockstep, scheduling, continuation.
 
-        Each way has a search of its own. What is simpler comes first, and what is richer must beat it.
+        Each way has a search of its own.
         """
-        ways = [(self.logs, False)]
+        found = self._of_engines(self.logs, assumed, is_continued=False)
         if any(may_go_on(log) for log in self.logs):
-            ways.append(([continued(log) if may_go_on(log) else log for log in self.logs], True))
-        candidates = (
-            self._better_scheduled(self._try(logs, replace(assumed, is_moe=is_moe), is_continued=is_continued))
-            for logs, is_continued in ways
-            for is_moe in ((False, True) if assumed.tries_moe else (assumed.is_moe,))
-        )
-        found = reduce(self._if_clearly_better, candidates)
+            longer = [continued(log) if may_go_on(log) else log for log in self.logs]
+            other = self._of_engines(longer, assumed, is_continued=True)
+            # Nothing is richer here, so it is no matter of clear evidence. On a tie the logs were cut: what slowed
+            # their requests down would be put down to context, and a longer load would be predicted far too slow.
+            found = other if other.loss < AS_GOOD * found.loss else found
         if assumed.tries_moe:
             told = "true, the logs speak" if found.completed.is_moe else "false, the logs do not speak"
             told = f"is_moe is not given: {told} for engines that step together"
             found = replace(found, completed=found.completed.with_remark(told))
         return self._with_experts(found)
+
+    def _of_engines(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool) -> Candidate:
+        """Each at its own pace, or all in lockstep where that is open and the logs speak for it."""
+        ways = (False, True) if assumed.tries_moe else (assumed.is_moe,)
+        candidates = (self._try(logs, replace(assumed, is_moe=way), is_continued=is_continued) for way in ways)
+        return reduce(self._if_clearly_better, map(self._better_scheduled, candidates))
 
     def _closely(self, found: Candidate) -> "_Close":
         """The minimum, on as much of the logs as there is time for; without experts if it does not tell them."""

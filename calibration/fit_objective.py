@@ -85,7 +85,7 @@ GROUP = 15
 """Requests that are alike, at least."""
 MAX_GROUPS = 12
 """Groups for each likeness."""
-NUM_AVERAGED, HAIR = 8, 0.003
+NUM_AVERAGED, HAIR = 8, 0.01
 """Replays that a mean is taken of, and how far apart their parameters are."""
 NOT_SERVED = 1.0
 """Deviation of a request that the simulated server refuses."""
@@ -261,10 +261,6 @@ def _soft(deviations: Floats, scale: float) -> Floats:
     """Soft L1 itself."""
     return np.asarray(2 * (np.sqrt(1 + (deviations / scale) ** 2) - 1))
 
-
-HEAVY=lambda x: x
-def CAUCHY(x): return np.sign(x)*np.sqrt(np.log1p(x**2))
-def SOFT(x): return np.sign(x)*np.sqrt(2*(np.sqrt(1+x**2)-1))
 
 class BusyTimes:
     """How long one server was busy, by groups of stretches of work that follow each other.
@@ -490,7 +486,7 @@ class Objective:
         """How far each parameter is from what is usual, relative to how far that itself is known."""
         sizes = usual(parameters)
         some_experts = SOME_EXPERTS * parameters[FIXED] + 1e-30
-        off = np.array(
+        return np.array(
             [
                 *(_times_usual(parameters[i], sizes[i]) for i in (PREFILL, DECODE, CONTEXT, PAIR)),
                 (parameters[OVERLAP] - USUAL_OVERLAP) / OVERLAP_SPREAD,
@@ -499,7 +495,6 @@ class Objective:
                 parameters[CLIENT] / self._step_s,
             ]
         )
-        return HEAVY(off)
 
     @property
     def is_preempting(self) -> bool:
