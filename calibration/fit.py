@@ -17,7 +17,7 @@ from inframind.sim import ServerOptions, ServerSection, StepTimeSection
 from inframind.sim.server_file import SchedulerSection, ServerToFit
 from inframind.traces import TraceError
 
-from .fit_continuation import continued, may_go_on
+from .fit_continuation import AS_GOOD, continued, may_go_on
 from .fit_evidence import Candidate
 from .fit_objective import (
     CONTEXT,
@@ -65,9 +65,6 @@ EXPLAINED = 0.3
 """Loss of requests that are off by 3 %: little is left to explain."""
 EXPERTS_SHARE = 0.5
 """Of a step's fixed time, where a search for experts begins."""
-AS_GOOD = 1.1
-"""Ratio of the losses with and without a continuation up to which it is taken. Of complete logs it was 1.2 or more, of
-cut ones 1.06 or less (public runs and simulated ones, whole and in halves)."""
 CLEARLY = 0.97
 """Ratio of two losses from which on the difference says something."""
 MOSTLY = 0.95
@@ -187,8 +184,6 @@ class _Fitting:
         if any(may_go_on(log) for log in self.logs):
             longer = [continued(log) if may_go_on(log) else log for log in self.logs]
             other = self._of_engines(longer, assumed, is_continued=True)
-            # Nothing is richer here, so it is no matter of clear evidence. On a tie the logs were cut: what slowed
-            # their requests down would be put down to context, and a longer load would be predicted far too slow.
             found = other if other.loss < AS_GOOD * found.loss else found
         if assumed.tries_moe:
             told = "true, the logs speak" if found.completed.is_moe else "false, the logs do not speak"

@@ -1,4 +1,4 @@
-"""Whether the logs speak for a richer model: a mixture of experts, engines in lockstep, requests that are in no log.
+"""Whether the logs speak for a richer model: a mixture of experts, or engines in lockstep.
 
 A richer model explains any log a little better, its own scatter included. So it is taken only if it brings the loss
 down to a share, and if that is no matter of a few requests: the difference of the two losses, request by request, is

@@ -2,12 +2,16 @@
 
 Decisions of the scheduler make the residuals jump wherever a parameter moves: a hair's breadth shifts all later steps,
 and each arrival then finds another part of a step still to go. So neither a difference of two runs nor the cost of a
-single one says much. Here a linear model of all residuals is fitted to many runs around the present parameters, at
-random, which averages the jumps; the least-squares problem of the model and of the prior, which is known and no line,
-is solved within bounds (scipy's ``least_squares``); and a move is kept if the *model* at the new place has less cost
-than that at the old one. The region grows while moves end at its edge, and shrinks when one fails. That is
-Gauss-Newton with regression models in a trust region, as DFO-LS does it (Cartis, Fiala, Marteau and Roberts, Improving
-the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2 and 4).
+single one says much. Here the residuals at a place are those of the mean of replays around it, a hair apart, and their
+slopes are fitted to many runs in a region around it, at random, which averages the jumps; the least-squares problem of
+this linear model and of the prior, which is known and no line, is solved within bounds (scipy's ``least_squares``); and
+a move is kept if there is less cost at the new place. The region grows while moves end at its edge, and shrinks when
+one fails. That is Gauss-Newton with regression models in a trust region, as DFO-LS does it (Cartis, Fiala, Marteau and
+Roberts, Improving the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2
+and 4).
+
+The weights of the residuals come from such means too: of a single replay, whichever requests happened to jump would
+count less, and each search would have another minimum.
 """
 
 from collections.abc import Callable, Sequence

@@ -420,6 +420,18 @@ def test_a_log_may_end_before_the_load_did(seed: int, rate_per_s: float) -> None
     assert all(abs(error) < 0.06 for error in mean_errors(rest).values()), mean_errors(rest)
 
 
+@pytest.mark.parametrize("span_s", [20, 1])
+def test_of_a_whole_load_that_left_many_open_nothing_is_missing(span_s: float) -> None:
+    """All are open at the last arrival, as of a log that was cut; but what follows is quicker and quicker."""
+    requests = poisson(3, 300, 15)
+    log = measured(requests.assign(arrival_s=requests["arrival_s"] * span_s / requests["arrival_s"].max()))
+
+    result = fit(log)
+
+    assert not any("more requests came after" in remark for remark in result.remarks)
+    assert all(abs(error) < 0.02 for error in mean_errors(predict(log, result.server)).values())
+
+
 def test_too_few_measured_requests_are_a_mistake() -> None:
     log = measured(poisson(1, 30, 2))
     few = log.assign(ttft_s=log["ttft_s"].where(log.index < 5))

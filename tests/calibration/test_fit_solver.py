@@ -46,6 +46,40 @@ class StepsAlone(Objective):
         return 1000 * (simulated[[FIXED]] / 0.01 - 1)
 
 
+class Jumping(StepsAlone):
+    """Whatever a single replay says is chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random = np.random.default_rng(0)
+        self.weighed_by: list[tuple[str, Floats]] = []
+
+    def simulate(self, options: Any, parameters: Floats) -> Any:
+        return "single", parameters * (1 + 0.05 * self._random.standard_normal(len(parameters)))
+
+    def averaged(self, options: Any, parameters: Floats, num: int = 0) -> Any:
+        return "mean", parameters
+
+    def reweigh(self, simulated: Any) -> None:
+        self.weighed_by.append(simulated)
+
+    def data_residuals(self, simulated: Any) -> Floats:
+        return super().data_residuals(simulated[1])
+
+
+def test_weights_come_from_means_of_replays_at_the_place_itself() -> None:
+    """Of a single one, they would be chance, and each search would have another minimum."""
+    start = np.array([0.012, 4e-5, 3e-5, 6e-8, 2e-9, 0.15, 0.0, 16.0, 0.0])
+    objective, free = Jumping(), np.arange(len(PARAMETERS)) == FIXED
+
+    found = Solver(objective, None, start, free).minimise([Region(0.3, 5), Region(0.1, 20)])  # type: ignore[arg-type]
+
+    assert {kind for kind, _ in objective.weighed_by} == {"mean"}
+    assert objective.weighed_by[0][1].tolist() == pytest.approx(start.tolist())
+    assert objective.weighed_by[-1][1].tolist() == pytest.approx(found.tolist())
+    assert found[FIXED] == pytest.approx(0.01, rel=0.01)
+
+
 def test_what_the_logs_do_not_tell_ends_at_what_is_usual() -> None:
     """Wherever the search begins, and however little a usual value adds to a step."""
     start = np.array([0.012, 2e-4, 1e-3, 1e-6, 1e-8, 0.5, 1e-3, 8.0, 0.0])

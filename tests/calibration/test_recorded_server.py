@@ -1,6 +1,6 @@
 """Real servers, recorded: their fits predict loads that were not profiled, and no server file beside it does.
 
-``recorded/SOURCE.txt`` and ``recorded_steady/SOURCE.txt`` say what was measured. tests/live/test_calibration_real.py
+``recorded/SOURCE.txt`` and ``recorded_short/SOURCE.txt`` say what was measured. tests/live/test_calibration_real.py
 predicts the server of the day.
 """
 
@@ -11,64 +11,79 @@ import pandas as pd
 import pytest
 
 from inframind.calibration import fit_server, predict
+from inframind.calibration.fit_solver import Solver
 from inframind.sim import ServerSection
 from inframind.sim.server_file import load_server_to_fit
 from inframind.traces import read_requests
 
 RECORDED = Path(__file__).parent / "recorded"
-STEADY = Path(__file__).parent / "recorded_steady"
-LIMITS = {"ttft_s": 0.20, "tpot_s": 0.05, "e2e_s": 0.05}
+SHORT = Path(__file__).parent / "recorded_short"
+LOADS = "light", "near saturation"
+"""Each with its repeat, which begins on an idle server."""
+LIMITS = {"ttft_s": 0.10, "tpot_s": 0.03, "e2e_s": 0.05}
 """Of the relative errors of means. TTFT is mostly time in a queue near saturation, which magnifies errors of steps."""
-MATTERING = ("fixed_s", "prefill_token_s", "context_token_s")
+LIMITS_OF_A_SHORT_PROFILE = {"ttft_s": 0.20, "tpot_s": 0.06, "e2e_s": 0.08}
+MATTERING = ("fixed_s", "prefill_token_s", "prefill_pair_s")
 """On this server. The others are a few percent of a step: these loads cannot tell whether they are off by 30 %."""
+
+
+def fitted_to(folder: Path) -> ServerSection:
+    profile = read_requests(folder / "profile.csv")
+    return fit_server({"profile": profile}, load_server_to_fit(folder / "server.toml")).server
+
+
+def load_of(folder: Path, name: str) -> pd.DataFrame:
+    loads = read_requests(folder / "loads.csv")
+    return loads[loads["condition"].str.startswith(name)].reset_index(drop=True)
 
 
 @pytest.mark.timeout(300)
 def test_a_real_server_is_predicted_by_its_fit_and_not_by_one_that_is_off_by_30_percent() -> None:
-    fitted = fit_server(
-        {"profile": read_requests(RECORDED / "profile.csv")}, load_server_to_fit(RECORDED / "server.toml")
-    ).server
-    loads = {name: read_requests(RECORDED / f"{name}.csv") for name in ("loads-1", "loads-2")}
+    """Ten minutes of profile."""
+    fitted = fitted_to(RECORDED)
+    loads = [load_of(RECORDED, name) for name in LOADS]
 
-    for name, load in loads.items():
-        assert not beyond_limits(load, fitted), name
-        for parameter in MATTERING:
-            for factor in (0.7, 1.3):
-                steps = fitted.step_time
-                wrong = steps.model_copy(update={parameter: factor * getattr(steps, parameter)})
-                assert beyond_limits(load, fitted.model_copy(update={"step_time": wrong})), (name, parameter, factor)
+    assert not [found for load in loads if (found := beyond(LIMITS, load, fitted))]
+    for parameter in MATTERING:
+        for factor in (0.7, 1.3):
+            steps = fitted.step_time
+            wrong = steps.model_copy(update={parameter: factor * getattr(steps, parameter)})
+            server = fitted.model_copy(update={"step_time": wrong})
+            assert any(beyond(LIMITS, load, server) for load in loads), (parameter, factor)
 
 
 @pytest.fixture(scope="module")
-def steady() -> ServerSection:
-    """Fitted to the profile of a steady machine."""
-    profile = read_requests(STEADY / "profile.csv")
-    return fit_server({"profile": profile}, load_server_to_fit(STEADY / "server.toml")).server
+def short() -> ServerSection:
+    """The same server, started another time, by six minutes of profile."""
+    return fitted_to(SHORT)
 
 
-def test_on_a_steady_machine_a_light_load_is_predicted(steady: ServerSection) -> None:
-    assert not beyond_limits(load_on_steady("light"), steady)
+@pytest.mark.parametrize("name", LOADS)
+def test_a_shorter_profile_predicts_less_well(short: ServerSection, name: str) -> None:
+    assert not beyond(LIMITS_OF_A_SHORT_PROFILE, load_of(SHORT, name), short)
 
 
-@pytest.mark.xfail(strict=True, reason="six minutes of profile leave too much open: TPOT -6 %, E2E -9 %")
-def test_on_a_steady_machine_a_load_near_saturation_is_predicted(steady: ServerSection) -> None:
-    assert not beyond_limits(load_on_steady("near saturation"), steady)
+@pytest.mark.timeout(300)
+def test_another_seed_of_the_search_predicts_the_same(short: ServerSection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load near saturation magnifies every difference of step times."""
+    monkeypatch.setitem(Solver.__init__.__kwdefaults__, "seed", 1)
+    other = fitted_to(SHORT)
+
+    load = load_of(SHORT, "near saturation")
+    one, another = (times(predict(load, server), "sim_").mean() for server in (short, other))
+    assert other.step_time != short.step_time
+    assert another["e2e_s"] == pytest.approx(one["e2e_s"], rel=0.02)
+    assert another["tpot_s"] == pytest.approx(one["tpot_s"], rel=0.02)
 
 
-def load_on_steady(name: str) -> pd.DataFrame:
-    """With its repeat, which begins on an idle server."""
-    loads = read_requests(STEADY / "loads.csv")
-    return loads[loads["condition"].str.startswith(name)].reset_index(drop=True)
-
-
-def beyond_limits(load: pd.DataFrame, server: ServerSection) -> Mapping[str, float]:
+def beyond(limits: Mapping[str, float], load: pd.DataFrame, server: ServerSection) -> Mapping[str, float]:
     """The errors that are too large."""
     predicted = predict(load, server)
     errors = {}
-    for metric in LIMITS:
+    for metric in limits:
         measured, simulated = (times(predicted, prefix)[metric].mean() for prefix in ("", "sim_"))
         errors[metric] = simulated / measured - 1
-    return {metric: error for metric, error in errors.items() if not abs(error) <= LIMITS[metric]}
+    return {metric: error for metric, error in errors.items() if not abs(error) <= limits[metric]}
 
 
 def times(requests: pd.DataFrame, prefix: str) -> pd.DataFrame:
