@@ -75,7 +75,7 @@ MIN_MEASURED = 8
 """Fewer measured requests than parameters and one more cannot be fitted."""
 COARSE_WORK = 2_000.0
 """Requests, or as much work, that the search for options and a close start look at; then the whole logs are used."""
-USUAL_SIMULATIONS = 100
+USUAL_SIMULATIONS = 700
 """Of one stage."""
 LOSS_SCALE = 0.05
 """Deviation from which on it counts less than its square, where candidates are compared."""
@@ -176,23 +176,24 @@ class _Fitting:
     # Stages.
 
     def _coarsely(self, assumed: Completed) -> Candidate:
-        """A close start, on parts of the logs, and what is left open: limits, lockstep, scheduling, continuation.
+        """A close start, on parts of the logs, and all that is left open, from limits to experts.
 
         Each way has a search of its own.
         """
-        found = self._of_engines(self.logs, assumed, is_continued=False)
-        if any(may_go_on(log) for log in self.logs):
-            longer = [continued(log) if may_go_on(log) else log for log in self.logs]
-            other = self._of_engines(longer, assumed, is_continued=True)
-            found = other if other.loss < AS_GOOD * found.loss else found
+        found = self._engines_scheduled(self.logs, assumed, is_continued=False)
+        if going_on := [i for i, log in enumerate(self.logs) if may_go_on(log)]:
+            longer = [continued(log) if i in going_on else log for i, log in enumerate(self.logs)]
+            other = self._engines_scheduled(longer, assumed, is_continued=True)
+            found = other if other.loss_of(going_on) < AS_GOOD * found.loss_of(going_on) else found
         if assumed.tries_moe:
             told = "true, the logs speak" if found.completed.is_moe else "false, the logs do not speak"
             told = f"is_moe is not given: {told} for engines that step together"
             found = replace(found, completed=found.completed.with_remark(told))
         return self._with_experts(found)
 
-    def _of_engines(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool) -> Candidate:
-        """Each at its own pace, or all in lockstep where that is open and the logs speak for it."""
+    def _engines_scheduled(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool) -> Candidate:
+        """Engines at their own pace, or in lockstep where that is open and the logs speak for it; each scheduled as
+        fits better, where that is open."""
         ways = (False, True) if assumed.tries_moe else (assumed.is_moe,)
         candidates = (self._try(logs, replace(assumed, is_moe=way), is_continued=is_continued) for way in ways)
         return reduce(self._if_clearly_better, map(self._better_scheduled, candidates))
@@ -216,7 +217,7 @@ class _Fitting:
         identified[[EXPERTS, EXPERT_TOKENS]] |= not free[EXPERTS]
         return _Close(found, objective.logs, solver.best, unsure.std_errors, identified)
 
-    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool = False) -> Candidate:
+    def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool) -> Candidate:
         coarse = self._coarse(logs)
         start = _start(self.estimate)
         if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
@@ -353,7 +354,7 @@ class _Fitting:
                 solver.best.parameters,
                 free,
             )
-            solver.minimise(WIDE[-1:])
+            solver.minimise(WIDE[1:])
         options = self._options(completed, without_own_blocks(completed.scheduler, logs))
         losses = coarse.robust_losses(coarse.averaged(options, solver.best.parameters), LOSS_SCALE)
         return Candidate(logs, completed, start, solver.best.parameters, losses, is_continued, coarse.is_preempting)

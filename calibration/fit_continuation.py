@@ -2,7 +2,8 @@
 
 Such a log is a part of a longer one. What happened after its last arrival cannot be simulated from its own rows. So
 the log is also tried with a continuation, as if the same load had gone on for as long again; if that explains the
-measured times as well, it stays (`AS_GOOD`). The added rows have no measured times and are compared with nothing.
+measured times of such logs about as well or better, it stays (`AS_GOOD`). The added rows have no measured times and are
+compared with nothing.
 
 It is no richer a model, for it has no parameter more, so no clear evidence is asked for. On a tie a cut is the safer
 guess: of a log that was cut, what slowed its requests down would be put down to context, and a longer load be predicted

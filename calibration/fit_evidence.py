@@ -49,6 +49,10 @@ class Candidate:
         """How far off it is: the mean of all requests."""
         return float(self.losses.mean())
 
+    def loss_of(self, logs: Sequence[int]) -> float:
+        """The same of some logs, by their place; NaN if nothing of them is compared."""
+        return float(self.losses[self.losses.index.get_level_values(0).isin(logs)].mean())
+
     def is_clearly_better_than(self, other: "Candidate") -> bool:
         """Whether the logs speak for it: its loss is less by more than chance, and by enough to matter."""
         return self.loss < IMPROVEMENT * other.loss and _is_beyond_chance((other.losses - self.losses).dropna())

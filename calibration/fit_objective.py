@@ -86,7 +86,7 @@ GROUP = 15
 MAX_GROUPS = 12
 """Groups for each likeness."""
 NUM_AVERAGED, HAIR = 8, 0.01
-"""Replays that a mean is taken of, and how far apart their parameters are."""
+"""Replays that a mean is taken of, at least, and how far apart their parameters are."""
 NOT_SERVED = 1.0
 """Deviation of a request that the simulated server refuses."""
 MAX_FREE_PREFILL_TOKENS = 4096
@@ -377,7 +377,9 @@ class Objective:
         Which of them a request goes to hangs on the last decision; so of two candidates either may win a single replay.
         """
         random = np.random.default_rng(0)
-        factors = 1 + HAIR * random.standard_normal((num, len(parameters)))
+        draws = random.standard_normal((num, len(parameters)))
+        # Of a few draws the mean is not 0: it would be the mean of another place.
+        factors = 1 + HAIR * (draws - draws.mean(axis=0))
         runs = [self.simulate(options, parameters * factor) for factor in factors]
         return [
             Simulated(*(np.mean([getattr(log, name) for log in each], axis=0) for name in Simulated.__slots__))

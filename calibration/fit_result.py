@@ -273,8 +273,8 @@ def _remarks(
     ]
     if is_continued:
         remarks.append(
-            "the times of the logs show that more requests came after their last ones; how many, they do not tell: the "
-            "same load is taken to have gone on for as long again"
+            "many requests were open at the last arrival, and the times are explained best, or as well, if more "
+            "came after it; how many, they do not tell: the same load is taken to have gone on for as long again"
         )
     if completed.estimated_blocks:
         blocks = completed.scheduler.num_blocks

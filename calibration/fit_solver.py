@@ -5,10 +5,10 @@ and each arrival then finds another part of a step still to go. So neither a dif
 single one says much. Here the residuals at a place are those of the mean of replays around it, a hair apart, and their
 slopes are fitted to many runs in a region around it, at random, which averages the jumps; the least-squares problem of
 this linear model and of the prior, which is known and no line, is solved within bounds (scipy's ``least_squares``); and
-a move is kept if there is less cost at the new place. The region grows while moves end at its edge, and shrinks when
-one fails. That is Gauss-Newton with regression models in a trust region, as DFO-LS does it (Cartis, Fiala, Marteau and
-Roberts, Improving the Flexibility and Robustness of Model-Based Derivative-Free Optimization Solvers, 2019, sections 2
-and 4).
+a move is kept if there is less cost at the new place (but for the last one, which promises next to nothing). The region
+grows while moves end at its edge, and shrinks when one fails. That is Gauss-Newton with regression models in a trust
+region, as DFO-LS does it (Cartis, Fiala, Marteau and Roberts, Improving the Flexibility and Robustness of Model-Based
+Derivative-Free Optimization Solvers, 2019, sections 2 and 4).
 
 The weights of the residuals come from such means too: of a single replay, whichever requests happened to jump would
 count less, and each search would have another minimum.
@@ -140,7 +140,7 @@ class Solver:
         self._upper = np.where(self._is_overlap, MAX_OVERLAP, np.inf)
         self._runs: list[Run] = []
         self.best = self._run(np.clip((start / objective.units)[free], 0.0, self._upper))
-        """Replays at the minimum that was found."""
+        """The replay at the minimum that was found."""
 
     def minimise(self, regions: Sequence[Region]) -> Floats:
         """Search in one region after the other; returns all parameters, in the order of `PARAMETERS`."""
@@ -148,8 +148,8 @@ class Solver:
         for region, following in zip_longest(regions, regions[1:]):
             smallest = following.radius if following else SMALLEST_RADIUS * region.radius
             center = self._settle(center, region, smallest)
-        self.best = self._averaged(center, NUM_AVERAGED)
-        self._objective.reweigh(self.best.simulated)
+        self.best = self._run(center)
+        self._objective.reweigh(self._averaged(center, NUM_AVERAGED).simulated)
         return self.best.parameters
 
     def _settle(self, center: Floats, region: Region, smallest: float) -> Floats:
@@ -166,16 +166,15 @@ class Solver:
             if model.cost_after(step) > (1 - GAIN) * model.cost:
                 break
             there = self._averaged(here.z + step, num // 2)
-            moved = self._sampled(there, radius, num)
-            if moved.cost > model.cost:
+            if self._cost(there) > model.cost:
                 radius *= SHRINKAGE
                 if radius < smallest:
                     break
-                model = self._sampled(here, radius, num)
-                continue
-            if self._distance(there.z, here.z) > AT_EDGE * REACH * radius:
-                radius = min(GROWTH * radius, MAX_RADIUS)
-            here, model = there, moved
+            else:
+                if self._distance(there.z, here.z) > AT_EDGE * REACH * radius:
+                    radius = min(GROWTH * radius, MAX_RADIUS)
+                here = there
+            model = self._sampled(here, radius, num)
         return here.z + self._step(model, radius)
 
     def uncertainty(self, region: Region) -> Uncertainty:
@@ -194,10 +193,11 @@ class Solver:
         """
         objective = self._objective
         num = int(np.ceil(region.runs * len(self.best.z)))
-        model = self._sampled(self._averaged(self.best.z, num // 2), region.radius, num)
+        around = self._averaged(self.best.z, num // 2)
+        model = self._sampled(around, region.radius, num)
         data, all_slopes = model.jacobian, model.slopes(np.zeros(len(model.center)))
         inverse = np.linalg.pinv(all_slopes.T @ all_slopes, rcond=1e-12)
-        scores = data.T @ objective.by_stretch(self.best.simulated, NUM_STRETCHES)
+        scores = data.T @ objective.by_stretch(around.simulated, NUM_STRETCHES)
         scores -= scores.mean(axis=1, keepdims=True)
         columns = scores.shape[1]
         meat = columns / (columns - 1) * scores @ scores.T + (data.T * model.jumps) @ data
@@ -266,8 +266,12 @@ class Solver:
         residuals = self._objective.data_residuals(here.simulated)
         return self._model(center, residuals, self._near(center, radius))
 
+    def _cost(self, run: Run) -> float:
+        residuals = self._objective.residuals(run.simulated, run.parameters)
+        return float(residuals @ residuals)
+
     def _averaged(self, z: Floats, num: int) -> Run:
-        """The mean of so many replays, or a few more."""
+        """The mean of so many replays around a place, or of `NUM_AVERAGED` if that is more."""
         parameters = self._parameters(z)
         return Run(z, parameters, self._objective.averaged(self._options, parameters, max(num, NUM_AVERAGED)))
 

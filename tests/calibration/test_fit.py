@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from inframind.calibration import Fit, fit_server, fitted_toml, predict
+from inframind.calibration.fit_continuation import MIN_OPEN
 from inframind.calibration.fit_objective import MeasuredLog, Objective, run_log
 from inframind.calibration.fit_options import assume
 from inframind.calibration.pool_evidence import mean_errors
@@ -415,21 +416,32 @@ def test_a_log_may_end_before_the_load_did(seed: int, rate_per_s: float) -> None
 
     result = fit(log[:150])
 
-    assert any("more requests came after" in remark for remark in result.remarks)
+    assert any("came after" in remark for remark in result.remarks)
     rest = predict(log, result.server)[150:]
     assert all(abs(error) < 0.06 for error in mean_errors(rest).values()), mean_errors(rest)
 
 
 @pytest.mark.parametrize("span_s", [20, 1])
 def test_of_a_whole_load_that_left_many_open_nothing_is_missing(span_s: float) -> None:
-    """All are open at the last arrival, as of a log that was cut; but what follows is quicker and quicker."""
+    """The log above, whole, and all at once: what follows the last arrival is quicker and quicker."""
     requests = poisson(3, 300, 15)
     log = measured(requests.assign(arrival_s=requests["arrival_s"] * span_s / requests["arrival_s"].max()))
+    assert float(((log["arrival_s"] + log["e2e_s"]) > log["arrival_s"].max()).mean()) > MIN_OPEN
 
     result = fit(log)
 
-    assert not any("more requests came after" in remark for remark in result.remarks)
+    assert not any("came after" in remark for remark in result.remarks)
     assert all(abs(error) < 0.02 for error in mean_errors(predict(log, result.server)).values())
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_nor_beside_another_log(noise: float) -> None:
+    """Each log is judged by its own times, whatever the others are."""
+    burst = measured(poisson(3, 100, 300), noise=noise)
+
+    result = fit_server({"load": measured(poisson(1, 300, 6), noise=noise), "burst": burst}, to_fit())
+
+    assert not any("came after" in remark for remark in result.remarks)
 
 
 def test_too_few_measured_requests_are_a_mistake() -> None:

@@ -47,7 +47,7 @@ class StepsAlone(Objective):
 
 
 class Jumping(StepsAlone):
-    """Whatever a single replay says is chance."""
+    """A single replay is off by chance, a mean is not."""
 
     def __init__(self) -> None:
         super().__init__()
