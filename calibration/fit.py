@@ -49,7 +49,7 @@ Bools = NDArray[np.bool_]
 
 IMPUTATION_SCALES = (1.0, 0.7, 0.5)
 """Of a start, where the times of many requests are not known."""
-WIDE = (Region(0.3, 2.5), Region(0.1, 2.5), Region(0.04, 5.0))
+WIDE = (Region(0.3, 2.5), Region(0.05, 4.0))
 """The first search, from a start without the simulator."""
 CLOSE_RADII = 0.2, 0.07
 """Of the last search, which begins where the first, on parts of the logs, has ended."""
