@@ -53,9 +53,9 @@ WIDE = (Region(0.3, 2.5), Region(0.05, 4.0))
 """The first search, from a start without the simulator."""
 CLOSE_RADII = 0.2, 0.07
 """Of the last search, which begins where the first, on parts of the logs, has ended."""
-MIN_CLOSE_RUNS, MAX_CLOSE_RUNS = 3.0, 10.0
+MIN_CLOSE_RUNS, MAX_CLOSE_RUNS = 3.0, 20.0
 """In its last region, for each parameter: the shorter the logs, the more do the jumps of single requests matter."""
-CLOSE_WORK = 25_000.0
+CLOSE_WORK = 60_000.0
 """Requests, or as much work, of all runs in that region."""
 MIN_SHORT = 0.05
 """Share of the prompts that must be short to show how many of their tokens ride along."""
@@ -201,14 +201,16 @@ class _Fitting:
     def _closely(self, found: Candidate) -> "_Close":
         """The minimum, on as much of the logs as there is time for; without experts if it does not tell them."""
         used = parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
-        objective = Objective(used, self.estimate, self._on_simulation)
+        has_experts = bool(found.completed.is_moe)
+        objective = Objective(used, self.estimate, self._on_simulation, has_experts=has_experts)
         options = self._options(found.completed, found.completed.scheduler)
         close = self._close(objective, is_preempting=found.is_preempting)
         free = self._seen(found.parameters)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
         first = Region(CLOSE_RADII[0], max(MIN_CLOSE_RUNS, close.runs / 2))
-        # Of experts the wide search finds other mixtures that do as well; the first search has told them apart.
-        solver.minimise([close] if free[EXPERTS] else [first, close])
+        # The weights are those of where a search begins, so the last one is made once more from where it has ended. Where
+        # experts only explain the logs better, the wide search finds other mixtures that do as well.
+        solver.minimise([close, close] if found.plain else [first, close, close])
         unsure = solver.uncertainty(close)
         identified = unsure.is_identified.copy()
         if found.plain is not None and not identified[EXPERTS]:
@@ -218,7 +220,7 @@ class _Fitting:
         return _Close(found, objective.logs, solver.best, unsure.std_errors, identified)
 
     def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool) -> Candidate:
-        coarse = self._coarse(logs)
+        coarse = self._coarse(logs, assumed)
         start = _start(self.estimate)
         if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
             start = self._imputed(coarse, assumed, start)
@@ -244,9 +246,9 @@ class _Fitting:
         seen[[EXPERTS, EXPERT_TOKENS]] = parameters[EXPERTS] > 0
         return seen
 
-    def _coarse(self, logs: Sequence[MeasuredLog]) -> Objective:
-        work = parts(logs, self.asked, COARSE_WORK)
-        return Objective(work, self.estimate, self._on_simulation, counts_busy_time=False)
+    def _coarse(self, logs: Sequence[MeasuredLog], completed: Completed) -> Objective:
+        work, has_experts = parts(logs, self.asked, COARSE_WORK), bool(completed.is_moe)
+        return Objective(work, self.estimate, self._on_simulation, counts_busy_time=False, has_experts=has_experts)
 
     def _close(self, objective: Objective, *, is_preempting: bool) -> Region:
         work = sum(float(work_of(log, self.asked, is_preempting=is_preempting).sum()) for log in objective.logs)
@@ -280,7 +282,7 @@ class _Fitting:
 
     def _otherwise(self, found: Candidate, completed: Completed, start: Floats) -> Candidate:
         """The same logs with other options or from another start."""
-        coarse = self._coarse(found.logs)
+        coarse = self._coarse(found.logs, completed)
         return self._solved(found.logs, coarse, completed, start, is_continued=found.is_continued)
 
     def _if_clearly_better(self, found: Candidate, richer: Candidate) -> Candidate:
@@ -313,14 +315,16 @@ class _Fitting:
         return replace(best, completed=best.completed.with_remark(remark))
 
     def _with_experts(self, found: Candidate) -> Candidate:
-        """As a mixture of experts too, where something is left to explain, and taken for one if the logs speak for
-        it."""
+        """As a mixture of experts too, where something is left to explain: taken for one if it is known to be one, or
+        if the logs speak for it."""
         if found.loss < EXPLAINED or found.completed.is_moe is False:
             return found
         start = found.parameters.copy()
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]
         other = self._otherwise(found, found.completed, start)
+        if found.completed.is_moe:
+            return other
         best = self._if_clearly_better(found, other)
         if best is not other:
             return best

@@ -64,7 +64,10 @@ USUAL_EXPERT_TOKENS = 16.0
 USUAL_FACTOR = 3.0
 """Standard deviation of these, as a factor."""
 SOME_EXPERTS = 0.05
-"""``expert_s / fixed_s``: a log has to speak for experts to show more; then it may be many times as much."""
+"""``expert_s / fixed_s`` where nobody says that there are experts: a log has to speak for them to show more; then it may
+be many times as much."""
+USUAL_EXPERTS_SHARE = 1.0
+"""The same of a mixture of experts: most weights are theirs, most of the overhead is not."""
 
 MIN_MODEL_ERROR, MAX_MODEL_ERROR = 0.02, 0.1
 """The mean of alike requests is off by as much, however many they are: what a few parameters cannot follow. Within
@@ -149,9 +152,10 @@ def usual(parameters: Floats) -> Floats:
     weights = weights_s(parameters)
     sizes = np.zeros(len(PARAMETERS))
     sizes[FIXED] = np.nan
-    sizes[PREFILL] = weights / USUAL_TOKENS_PER_FIXED
+    # With more experts there is more to read, but a token computes no more, and the KV cache is that of the attention.
+    sizes[PREFILL] = parameters[FIXED] / USUAL_TOKENS_PER_FIXED
     sizes[DECODE] = weights * USUAL_DECODE_SHARE
-    sizes[CONTEXT] = weights * USUAL_CONTEXT_SHARE
+    sizes[CONTEXT] = parameters[FIXED] * USUAL_CONTEXT_SHARE
     sizes[PAIR] = parameters[PREFILL] * USUAL_PAIR_SHARE
     sizes[OVERLAP] = USUAL_OVERLAP
     sizes[EXPERT_TOKENS] = USUAL_EXPERT_TOKENS
@@ -318,6 +322,8 @@ class Objective:
         Called after each replay of a log.
     counts_busy_time
         Whether that is among the residuals: where step times that are wrong in kind may be compared, it is not.
+    has_experts
+        Whether the LLM is known to be a mixture of experts.
     """
 
     def __init__(
@@ -327,6 +333,7 @@ class Objective:
         on_simulation: Callable[[], None] = lambda: None,
         *,
         counts_busy_time: bool = True,
+        has_experts: bool = False,
     ) -> None:
         self.logs = logs
         self.units = np.array(
@@ -358,6 +365,7 @@ class Objective:
         self._busy = [BusyTimes(log) for log in logs] if counts_busy_time else []
         self._busy_weights = [np.ones(len(busy.sizes)) for busy in self._busy]
         self._on_simulation = on_simulation
+        self._has_experts = has_experts
 
     def simulate(self, options: ServerOptions, parameters: Floats) -> list[Simulated]:
         """Replay each log."""
@@ -487,12 +495,16 @@ class Objective:
     def prior(self, parameters: Floats) -> Floats:
         """How far each parameter is from what is usual, relative to how far that itself is known."""
         sizes = usual(parameters)
-        some_experts = SOME_EXPERTS * parameters[FIXED] + 1e-30
+        if self._has_experts:
+            experts = _times_usual(parameters[EXPERTS], USUAL_EXPERTS_SHARE * parameters[FIXED])
+        else:
+            some_experts = SOME_EXPERTS * parameters[FIXED] + 1e-30
+            experts = float(np.log1p(parameters[EXPERTS] / some_experts) / np.log(USUAL_FACTOR))
         return np.array(
             [
                 *(_times_usual(parameters[i], sizes[i]) for i in (PREFILL, DECODE, CONTEXT, PAIR)),
                 (parameters[OVERLAP] - USUAL_OVERLAP) / OVERLAP_SPREAD,
-                float(np.log1p(parameters[EXPERTS] / some_experts) / np.log(USUAL_FACTOR)),
+                experts,
                 _times_usual(parameters[EXPERT_TOKENS], USUAL_EXPERT_TOKENS),
                 parameters[CLIENT] / self._step_s,
             ]
