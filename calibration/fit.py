@@ -208,8 +208,8 @@ class _Fitting:
         free = self._seen(found.parameters)
         solver = Solver(objective, options, _usual_where(~free, found.parameters), free)
         first = Region(CLOSE_RADII[0], max(MIN_CLOSE_RUNS, close.runs / 2))
-        # The weights are those of where a search begins, so the last one is made once more from where it has ended. Where
-        # experts only explain the logs better, the wide search finds other mixtures that do as well.
+        # The weights are those of where a search begins, so the last one is made once more from where it has ended.
+        # Where experts only explain the logs better, the wide search finds other mixtures that do as well.
         solver.minimise([close, close] if found.plain else [first, close, close])
         unsure = solver.uncertainty(close)
         identified = unsure.is_identified.copy()

@@ -64,8 +64,8 @@ USUAL_EXPERT_TOKENS = 16.0
 USUAL_FACTOR = 3.0
 """Standard deviation of these, as a factor."""
 SOME_EXPERTS = 0.05
-"""``expert_s / fixed_s`` where nobody says that there are experts: a log has to speak for them to show more; then it may
-be many times as much."""
+"""``expert_s / fixed_s`` where nobody says that there are experts: a log has to speak for them to show more; then it
+may be many times as much."""
 USUAL_EXPERTS_SHARE = 1.0
 """The same of a mixture of experts: most weights are theirs, most of the overhead is not."""
 

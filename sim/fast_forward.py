@@ -62,28 +62,53 @@ class FastForwardScheduler(Scheduler):
 
     def schedule(self) -> Step:
         """As ``Scheduler.schedule``; the group's tokens are counted in the step but not listed in it."""
-        free = self.kv_cache.num_free
-        if self._prefilling or (self.num_decoding > free and self._blocks_needed(1) > free):
-            return self._schedule_singly()
         cap = self._long_prefill_cap()
+        chunks = self._next_chunks(cap)
+        if chunks is None:
+            return self._schedule_singly()
         step = Step()
-        step.scheduled = {}
+        step.scheduled = chunks
         step.num_decodes = num_decodes = self.num_decoding
         step.context_tokens = self.context_tokens + num_decodes
         self.in_flight.append(step)
         self.advance(1)
-        self._schedule_waiting(step, self.options.max_num_batched_tokens - num_decodes, cap)
+        budget = self.options.max_num_batched_tokens - num_decodes
+        for request, tokens in chunks.items():
+            self._allocate(request, tokens)
+            budget -= tokens
+        self._schedule_waiting(step, budget, cap)
         self._after_schedule(step)
-        first_tokens = []
+        first_tokens, prefilling = [], []
         for request in step.scheduled:
             if request.is_prefill_chunk:
-                self._prefilling.append(request)
+                prefilling.append(request)
             else:
                 self._join(request)
                 if request.num_output_tokens == 0:
                     first_tokens.append(request)
+        # Those for which the budget did not last are the last.
+        self._prefilling = prefilling + [request for request in self._prefilling if request not in chunks]
         step.first_tokens = first_tokens
         return step
+
+    def _next_chunks(self, cap: int) -> dict[Request, int] | None:
+        """What a step that is a round of the group computes of the prompts in mid-prefill; None if the next one may be
+        none: somebody in the group gets nothing, or somebody loses what it has."""
+        free = self.kv_cache.num_free
+        chunks: dict[Request, int] = {}
+        if self._prefilling:
+            if self.running[-len(self._prefilling) :] != self._prefilling:
+                return None
+            budget = self.options.max_num_batched_tokens - self.num_decoding
+            for request in self._prefilling:
+                tokens = self._next_tokens(request, cap, budget)
+                if tokens:
+                    chunks[request] = tokens
+                    budget -= tokens
+                    free -= -(-(request.num_computed_tokens + tokens) // self._block_size) - request.num_blocks
+        if free < self.num_decoding and free < self._blocks_needed(1):
+            return None
+        return chunks
 
     def _schedule_singly(self) -> Step:
         """Leave the whole step to ``Scheduler``: somebody may get nothing, or lose what it has."""

@@ -239,10 +239,7 @@ class Scheduler:
             index += 1
             if self._ends_with_tokens_in_flight(request):
                 continue
-            tokens = request.num_tokens + request.num_output_placeholders - request.num_computed_tokens
-            if 0 < cap < tokens:
-                tokens = cap
-            tokens = min(tokens, budget, self.options.max_model_len - request.num_computed_tokens - 1)
+            tokens = self._next_tokens(request, cap, budget)
             if tokens == 0:
                 continue
             while not self._allocate(request, tokens):
@@ -260,6 +257,13 @@ class Scheduler:
             step.scheduled[request] = tokens
             budget -= tokens
         return budget
+
+    def _next_tokens(self, request: Request, cap: int, budget: int) -> int:
+        """How many tokens a running request would like to have computed in a step, within its limits (S:701)."""
+        tokens = request.num_tokens + request.num_output_placeholders - request.num_computed_tokens
+        if 0 < cap < tokens:
+            tokens = cap
+        return min(tokens, budget, self.options.max_model_len - request.num_computed_tokens - 1)
 
     def _ends_with_tokens_in_flight(self, request: Request) -> bool:
         """Asynchronous scheduling: its last token by ``max_tokens`` is on its way already (S:665)."""

@@ -56,25 +56,12 @@ def test_the_first_half_of_a_real_run_predicts_the_second(shared_data: Path) -> 
     assert all(abs(error) < 0.05 for error in errors.values()), errors
 
 
-@functools.cache
-def half_of_two_engines(shared_data: Path) -> tuple[ServerSection, dict[str, float]]:
-    return second_half(shared_data, "RTXPRO6000__Qwen3-30B-A3B-Instruct-2507", data_parallel_size=2)
-
-
 def test_so_it_does_of_two_engines_in_lockstep(shared_data: Path) -> None:
-    """That they step together is left to be found."""
-    server, errors = half_of_two_engines(shared_data)
+    """That they step together is left to be found. What came after the first half is a guess."""
+    server, errors = second_half(shared_data, "RTXPRO6000__Qwen3-30B-A3B-Instruct-2507", data_parallel_size=2)
 
     assert server.is_moe is True
-    assert abs(errors["ttft"]) < 0.05, errors
-    assert abs(errors["e2e"]) < 0.05, errors
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="+5.1 %: what came after the first half is a guess")
-def test_and_their_tpot(shared_data: Path) -> None:
-    _, errors = half_of_two_engines(shared_data)
-
-    assert abs(errors["tpot"]) < 0.05, errors
+    assert all(abs(error) < 0.05 for error in errors.values()), errors
 
 
 PREFILLS, CHUNKS, TRAINING = "jan20-prefill-llama7b-tp1-1", "jan20-codellama-prefill-1", "jan20-codellama-train-1"
@@ -87,7 +74,10 @@ OTEL = {
 LOADS = {PREFILLS: (40, 79, 119, 159), CHUNKS: (40, 80, 120, 160)}
 """The first request of each load but the first, where prompts share a start."""
 CANNOT_TELL = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="TPOT +6 %: chunks of 64 do not tell context from attention"
+    strict=True,
+    raises=AssertionError,
+    reason="TPOT +6 %: chunks of 64 never fill the KV cache that limits the other run; -6 % with the 2535 blocks that "
+    "this one shows",
 )
 
 
