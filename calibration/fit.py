@@ -75,7 +75,7 @@ MIN_MEASURED = 8
 """Fewer measured requests than parameters and one more cannot be fitted."""
 COARSE_WORK = 2_000.0
 """Requests, or as much work, that the search for options and a close start look at; then the whole logs are used."""
-USUAL_SIMULATIONS = 700
+USUAL_SIMULATIONS = 900
 """Of one stage."""
 LOSS_SCALE = 0.05
 """Deviation from which on it counts less than its square, where candidates are compared."""
@@ -199,9 +199,10 @@ class _Fitting:
         return reduce(self._if_clearly_better, map(self._better_scheduled, candidates))
 
     def _closely(self, found: Candidate) -> "_Close":
-        """The minimum, on as much of the logs as there is time for; without experts if it does not tell them."""
+        """The minimum, on as much of the logs as there is time for; without experts that only the logs spoke for, if it
+        does not tell them."""
         used = parts(found.logs, self.asked, MAX_WORK, is_preempting=found.is_preempting)
-        has_experts = bool(found.completed.is_moe)
+        has_experts = _has_experts(found.completed, found.parameters)
         objective = Objective(used, self.estimate, self._on_simulation, has_experts=has_experts)
         options = self._options(found.completed, found.completed.scheduler)
         close = self._close(objective, is_preempting=found.is_preempting)
@@ -220,7 +221,7 @@ class _Fitting:
         return _Close(found, objective.logs, solver.best, unsure.std_errors, identified)
 
     def _try(self, logs: Sequence[MeasuredLog], assumed: Completed, *, is_continued: bool) -> Candidate:
-        coarse = self._coarse(logs, assumed)
+        coarse = self._coarse(logs)
         start = _start(self.estimate)
         if any(log.num_measured < MOSTLY * len(log.requests) for log in coarse.logs):
             start = self._imputed(coarse, assumed, start)
@@ -246,8 +247,8 @@ class _Fitting:
         seen[[EXPERTS, EXPERT_TOKENS]] = parameters[EXPERTS] > 0
         return seen
 
-    def _coarse(self, logs: Sequence[MeasuredLog], completed: Completed) -> Objective:
-        work, has_experts = parts(logs, self.asked, COARSE_WORK), bool(completed.is_moe)
+    def _coarse(self, logs: Sequence[MeasuredLog], *, has_experts: bool = False) -> Objective:
+        work = parts(logs, self.asked, COARSE_WORK)
         return Objective(work, self.estimate, self._on_simulation, counts_busy_time=False, has_experts=has_experts)
 
     def _close(self, objective: Objective, *, is_preempting: bool) -> Region:
@@ -282,7 +283,7 @@ class _Fitting:
 
     def _otherwise(self, found: Candidate, completed: Completed, start: Floats) -> Candidate:
         """The same logs with other options or from another start."""
-        coarse = self._coarse(found.logs, completed)
+        coarse = self._coarse(found.logs, has_experts=_has_experts(completed, start))
         return self._solved(found.logs, coarse, completed, start, is_continued=found.is_continued)
 
     def _if_clearly_better(self, found: Candidate, richer: Candidate) -> Candidate:
@@ -315,16 +316,17 @@ class _Fitting:
         return replace(best, completed=best.completed.with_remark(remark))
 
     def _with_experts(self, found: Candidate) -> Candidate:
-        """As a mixture of experts too, where something is left to explain: taken for one if it is known to be one, or
-        if the logs speak for it."""
-        if found.loss < EXPLAINED or found.completed.is_moe is False:
+        """As a mixture of experts, if it is known to be one (but for a search that got stuck); or where something is
+        left to explain and the logs speak for it."""
+        is_moe = found.completed.is_moe
+        if is_moe is False or (is_moe is None and found.loss < EXPLAINED):
             return found
         start = found.parameters.copy()
         start[EXPERTS] = EXPERTS_SHARE * start[FIXED]
         start[FIXED] -= start[EXPERTS]
         other = self._otherwise(found, found.completed, start)
-        if found.completed.is_moe:
-            return other
+        if is_moe:
+            return found if found.is_clearly_better_than(other) else other
         best = self._if_clearly_better(found, other)
         if best is not other:
             return best
@@ -372,6 +374,11 @@ class _Fitting:
             scheduler=scheduler,
             step_time=StepTimeSection(fixed_s=1.0, prefill_token_s=0.0, decode_s=0.0),
         ).options()
+
+
+def _has_experts(completed: Completed, parameters: Floats) -> bool:
+    """Whether it is a known mixture of experts, and fitted as one."""
+    return bool(completed.is_moe) and bool(parameters[EXPERTS] > 0)
 
 
 def _start(estimate: StepEstimate) -> Floats:

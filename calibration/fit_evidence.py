@@ -42,7 +42,7 @@ class Candidate:
     is_preempting: bool
     """Whether the simulated server preempts requests."""
     plain: "Candidate | None" = None
-    """Of a mixture of experts, what it was preferred to."""
+    """Of a mixture of experts that only the logs speak for, what it was preferred to."""
 
     @property
     def loss(self) -> float:

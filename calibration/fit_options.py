@@ -43,7 +43,8 @@ class Completed:
     tries_async: bool = False
     """Whether ``async_scheduling`` is still open."""
     is_moe: bool | None = None
-    """Whether several engines step together; None where there is one and nothing was given."""
+    """Whether the LLM is a mixture of experts, so that several engines step together; None where there is one and
+    nothing was given."""
     tries_moe: bool = False
     """Whether that is still open."""
 

@@ -249,10 +249,10 @@ _WHY = {
 }
 _INSTEAD = {
     "prefill_token_s": "fixed_s / 300, as on many GPUs",
-    "decode_s": "0.003 of fixed_s (and expert_s, if any), as on many GPUs",
+    "decode_s": "0.003 of what reading all weights takes, as on many GPUs",
     "context_token_s": "5e-6 of fixed_s, as on many GPUs",
     "prefill_pair_s": "5e-5 of prefill_token_s, as on many GPUs",
-    "free_prefill_tokens": "0.15 of what fixed_s (and expert_s, if any) would compute",
+    "free_prefill_tokens": "0.15 of what would be computed while all weights are read",
     "expert_s": "as much as fixed_s, as of a mixture of experts",
     "expert_tokens": "16, as of an LLM with 128 experts of which a token asks for 8",
     "client_overhead_s": "0",

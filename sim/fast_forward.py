@@ -135,9 +135,8 @@ class FastForwardScheduler(Scheduler):
                 finished.sort(key=_admission)
         if number <= self._single_round:
             first_tokens, finished = self._append_tokens(step)
-        elif step.chunks:
-            for request in step.chunks:
-                request.num_in_flight_tokens -= step.scheduled[request]
+        else:
+            _land_chunks(step)
         for request in finished:
             if request.group_finish:
                 self._finish(request)
@@ -230,7 +229,9 @@ class FastForwardScheduler(Scheduler):
 
     def take_oldest(self) -> Step:
         """Take the oldest step in flight as processed, one that finishes nobody."""
-        return self.in_flight.popleft()
+        step = self.in_flight.popleft()
+        _land_chunks(step)
+        return step
 
     def add_plain(self) -> Step:
         """A step in flight that is one of those which were advanced by, and lists nobody."""
@@ -354,6 +355,12 @@ class FastForwardScheduler(Scheduler):
         self._finishing.clear()
         self._finish_rounds.clear()
         self._overrunning.clear()
+
+
+def _land_chunks(step: Step) -> None:
+    """Their tokens are in flight no longer; of the group that is counted by rounds."""
+    for request in step.chunks:
+        request.num_in_flight_tokens -= step.scheduled[request]
 
 
 def _admission(request: Request) -> int:

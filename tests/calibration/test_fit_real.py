@@ -76,8 +76,8 @@ LOADS = {PREFILLS: (40, 79, 119, 159), CHUNKS: (40, 80, 120, 160)}
 CANNOT_TELL = pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="TPOT +6 %: chunks of 64 never fill the KV cache that limits the other run; -6 % with the 2535 blocks that "
-    "this one shows",
+    reason="TPOT +6 %: chunks of 64 never fill the KV cache, which limits the prefills; with the 2535 blocks that "
+    "these show, -6 %",
 )
 
 

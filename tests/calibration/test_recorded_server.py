@@ -51,7 +51,7 @@ def test_a_real_server_is_predicted_by_its_fit_and_not_by_one_that_is_off_by_30_
 
 
 @pytest.mark.live  # Half a minute on one core, and it needs no vLLM: as the fits to public logs of real servers.
-def test_six_minutes_of_profile_do_less_well_with_any_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_six_minutes_of_profile_do_less_well_with_either_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same server, started another time: near saturation only within wider limits. Such a load magnifies every
     difference of step times, that of two searches too."""
     fitted = fitted_to(SHORT)
@@ -61,7 +61,7 @@ def test_six_minutes_of_profile_do_less_well_with_any_seed(monkeypatch: pytest.M
     one, another = (times(predict(near, server), "sim_").mean() for server in (fitted, other))
 
     assert not beyond(LIMITS, light, fitted)
-    assert not beyond({"ttft_s": 0.20, "tpot_s": 0.06, "e2e_s": 0.08}, near, fitted)
+    assert not beyond({"ttft_s": 0.20, "tpot_s": 0.06, "e2e_s": 0.10}, near, fitted)
     assert other.step_time != fitted.step_time
     assert another["e2e_s"] == pytest.approx(one["e2e_s"], rel=0.02)
     assert another["tpot_s"] == pytest.approx(one["tpot_s"], rel=0.02)

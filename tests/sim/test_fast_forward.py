@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sim_world import schedulers
 
 from inframind.sim import TICKS_PER_S, Environment, Pool, Request, SchedulerOptions, ServerOptions, StepTime
+from inframind.sim.fast_forward import FastForwardScheduler
 
 TICK_S = 1 / TICKS_PER_S
 
@@ -195,6 +196,22 @@ def test_fast_forward_equals_the_step_by_step_engine(scenario: Scenario) -> None
     """Preemptions, both policies, both engines, caching on and off, aborts, a server killed, drained or added; data
     parallel or not, in lockstep or not."""
     assert play(scenario, fast_forward=True) == play(scenario, fast_forward=False)
+
+
+def test_chunks_of_a_long_prompt_leave_the_decoding_requests_together() -> None:
+    """Its steps list what they compute of the prompt, and only count the tokens of the other two."""
+    options = SchedulerOptions(max_num_seqs=4, max_num_batched_tokens=16, num_blocks=100, max_model_len=1000)
+    scheduler = FastForwardScheduler(options)
+    a, b, long = Request("a", 0, 4, 50), Request("b", 0, 4, 50), Request("long", 1, 40, 5)
+    assert not any(scheduler.why_never(request) for request in (a, b, long))
+    scheduler.add_request(a)
+    scheduler.add_request(b)
+    scheduler.schedule()
+    scheduler.add_request(long)
+    steps = [scheduler.schedule() for _ in range(3)]
+
+    assert [step.scheduled for step in steps] == [{long: 14}, {long: 14}, {long: 12}]
+    assert [step.num_decodes for step in steps] == [2, 2, 2]
 
 
 def test_a_long_decode_is_one_event() -> None:
