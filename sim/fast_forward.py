@@ -62,9 +62,10 @@ class FastForwardScheduler(Scheduler):
 
     def schedule(self) -> Step:
         """As ``Scheduler.schedule``; the group's tokens are counted in the step but not listed in it."""
+        free = self.kv_cache.num_free
         cap = self._long_prefill_cap()
-        chunks = self._next_chunks(cap)
-        if chunks is None:
+        chunks = self._next_chunks(cap) if self._prefilling else {}
+        if chunks is None or (self.num_decoding > free and self._blocks_needed(1) > free):
             return self._schedule_singly()
         step = Step()
         step.scheduled = chunks
@@ -86,29 +87,28 @@ class FastForwardScheduler(Scheduler):
                 self._join(request)
                 if request.num_output_tokens == 0:
                     first_tokens.append(request)
-        # Those for which the budget did not last are the last.
-        self._prefilling = prefilling + [request for request in self._prefilling if request not in chunks]
+        if self._prefilling:
+            # Those for which the budget did not last are the last.
+            prefilling += [request for request in self._prefilling if request not in chunks]
+        self._prefilling = prefilling
         step.first_tokens = first_tokens
         return step
 
     def _next_chunks(self, cap: int) -> dict[Request, int] | None:
-        """What a step that is a round of the group computes of the prompts in mid-prefill; None if the next one may be
-        none: somebody in the group gets nothing, or somebody loses what it has."""
-        free = self.kv_cache.num_free
-        chunks: dict[Request, int] = {}
-        if self._prefilling:
-            if self.running[-len(self._prefilling) :] != self._prefilling:
-                return None
-            budget = self.options.max_num_batched_tokens - self.num_decoding
-            for request in self._prefilling:
-                tokens = self._next_tokens(request, cap, budget)
-                if tokens:
-                    chunks[request] = tokens
-                    budget -= tokens
-                    free -= -(-(request.num_computed_tokens + tokens) // self._block_size) - request.num_blocks
-        if free < self.num_decoding and free < self._blocks_needed(1):
-            return None
-        return chunks
+        """What the next step computes of the prompts in mid-prefill beside a round of the group; None if it may be no
+        such step: somebody in the group gets nothing, or somebody loses what it has."""
+        if self.running[-len(self._prefilling) :] != self._prefilling:
+            return None  # Somebody decodes behind a capped prompt: the batch is in another order.
+        budget = self.options.max_num_batched_tokens - self.num_decoding
+        blocks = self._blocks_needed(1)
+        chunks = {}
+        for request in self._prefilling:
+            tokens = self._next_tokens(request, cap, budget)
+            if tokens:
+                chunks[request] = tokens
+                budget -= tokens
+                blocks += -(-(request.num_computed_tokens + tokens) // self._block_size) - request.num_blocks
+        return chunks if blocks <= self.kv_cache.num_free else None
 
     def _schedule_singly(self) -> Step:
         """Leave the whole step to ``Scheduler``: somebody may get nothing, or lose what it has."""
@@ -135,7 +135,7 @@ class FastForwardScheduler(Scheduler):
                 finished.sort(key=_admission)
         if number <= self._single_round:
             first_tokens, finished = self._append_tokens(step)
-        else:
+        elif step.chunks:
             _land_chunks(step)
         for request in finished:
             if request.group_finish:
@@ -230,7 +230,8 @@ class FastForwardScheduler(Scheduler):
     def take_oldest(self) -> Step:
         """Take the oldest step in flight as processed, one that finishes nobody."""
         step = self.in_flight.popleft()
-        _land_chunks(step)
+        if step.chunks:
+            _land_chunks(step)
         return step
 
     def add_plain(self) -> Step:

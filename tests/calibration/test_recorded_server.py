@@ -61,7 +61,7 @@ def test_six_minutes_of_profile_do_less_well_with_either_seed(monkeypatch: pytes
     one, another = (times(predict(near, server), "sim_").mean() for server in (fitted, other))
 
     assert not beyond(LIMITS, light, fitted)
-    assert not beyond({"ttft_s": 0.20, "tpot_s": 0.06, "e2e_s": 0.10}, near, fitted)
+    assert not beyond({"ttft_s": 0.20, "tpot_s": 0.06, "e2e_s": 0.08}, near, fitted)
     assert other.step_time != fitted.step_time
     assert another["e2e_s"] == pytest.approx(one["e2e_s"], rel=0.02)
     assert another["tpot_s"] == pytest.approx(one["tpot_s"], rel=0.02)
